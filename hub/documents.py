@@ -1,0 +1,56 @@
+"""The nouns of the middle: documents and their versions."""
+
+import enum
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+
+class Event(enum.Enum):
+    """What happened to a document, in the journal or in a subscription's set."""
+
+    CREATED = "created"
+    UPDATED = "updated"
+    DELETED = "deleted"
+
+
+class Cause(enum.Enum):
+    """Why it happened."""
+
+    ROW = "row"  # the root row was inserted or deleted; for updates always
+    FILTER = "filter"  # only the set's condition turned
+    SNAPSHOT = "snapshot"  # the initial load
+    RESYNC = "resync"  # a later snapshot found a difference
+    BACKFILL = "backfill"
+    REPLAY = "replay"
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One version of a document, as the journal holds it."""
+
+    entity: str
+    key: str  # plain text, or a JSON array for a composite key
+    version: int  # 1, 2, 3 …; never restarted
+    event: Event
+    cause: Cause
+    lsn: int  # of the commit
+    transaction: int  # its transaction id at the source
+    committed_at: int  # microseconds since 1970, UTC
+    body: bytes | None  # the document as JSON; None when it was deleted
+    source: str = ""
+    merged: tuple[int, ...] = ()  # transaction ids of earlier commits that this version stands for too
+
+
+_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def decode(body: bytes) -> Any:
+    """A document's tree: numbers are int or Decimal, so that no digit is lost."""
+    return _decoder.decode(body)
+
+
+def encode(tree: Any) -> bytes:
+    """Compact JSON; the inverse of `decode`. Decimals are written as numbers, msgspec.Raw verbatim."""
+    return _encoder.encode(tree)

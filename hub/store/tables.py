@@ -1,0 +1,202 @@
+"""The store's tables. Alembic's migrations in `migrations/` make them; this is the same schema for statements.
+
+Names that repeat in every row (tables, entities, subscriptions) are interned in `name` as small integers.
+Times are microseconds since 1970, UTC. Who writes what:
+
+    capture    stream, row_image, row_reference, spool, document, fan_out, fan_out_item, delivery (insert)
+    dispatch   delivery (update, delete), attempt, destination_state
+    command    subscription_state, replay, delivery (insert by replay and backfill), document (erase)
+"""
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy.dialects import sqlite
+
+metadata = MetaData()
+
+# SQLite gives a row number of its own to an INTEGER PRIMARY KEY alone.
+Serial = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("id", Text, primary_key=True),  # made once; kept when the store is copied; part of every delivery id
+    Column("created_at", BigInteger, nullable=False),
+)
+
+name = Table(
+    "name",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),  # source, stream, table, lookup, entity, subscription
+    Column("name", Text, nullable=False),
+    Index("name_kind_name", "kind", "name", unique=True),
+)
+
+stream = Table(
+    "stream",
+    metadata,
+    Column("stream_id", Integer, primary_key=True, autoincrement=False),  # name.id, "source/stream"
+    Column("position", BigInteger, nullable=False),  # commit LSN of the last transaction applied or spooled whole
+    Column("state", Text, nullable=False),  # snapshot, streaming, resnapshot (asked for)
+    Column("run", Integer, nullable=False),  # number of the snapshot run that rows are written with
+    Column("catalogue", LargeBinary, nullable=False),  # Catalogue as JSON: what documents are made with
+    Column("entities", LargeBinary, nullable=False),  # what the entities were when the snapshot began
+    Column("problem", Text, nullable=False),  # why the stream stands still, "" when it does not
+    Column("seen_at", BigInteger, nullable=False),  # when something last arrived
+)
+
+table_state = Table(
+    "table_state",
+    metadata,
+    Column("table_id", Integer, primary_key=True, autoincrement=False),  # name.id, "source/stream/schema.table"
+    Column("floor", Integer, nullable=False),  # rows of a lower run are absent: swept by a snapshot or a truncate
+    Column("drift", Text, nullable=False),  # what changed in the table's columns, "" when nothing did
+)
+
+row_image = Table(
+    "row_image",
+    metadata,
+    Column("table_id", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),
+    Column("run", Integer, nullable=False),
+    Column("image", LargeBinary, nullable=False),  # the used columns as JSON
+    sqlite_with_rowid=False,
+)
+
+row_reference = Table(
+    "row_reference",
+    metadata,
+    Column("lookup_id", Integer, primary_key=True, autoincrement=False),  # name.id, "table_id(column,column)"
+    Column("value", Text, primary_key=True),
+    Column("row_key", Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+spool = Table(
+    "spool",
+    metadata,
+    Column("stream_id", Integer, primary_key=True, autoincrement=False),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    Column("transaction", BigInteger, nullable=False),
+    Column("changes", LargeBinary, nullable=False),
+)
+
+document = Table(
+    "document",
+    metadata,
+    Column("seq", Serial, primary_key=True),  # the journal's order
+    Column("entity_id", Integer, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("event", SmallInteger, nullable=False),  # 0 created, 1 updated, 2 deleted
+    Column("cause", SmallInteger, nullable=False),  # 0 row, 1 filter, 2 snapshot, 3 resync, 4 backfill, 5 replay
+    Column("lsn", BigInteger, nullable=False),
+    Column("transaction", BigInteger, nullable=False),
+    Column("committed_at", BigInteger, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("merged", Text, nullable=True),  # JSON list of earlier transaction ids that this version stands for too
+    Column("body", LargeBinary, nullable=True),  # the document as JSON; null when deleted
+    Index("document_version", "entity_id", "key", "version", unique=True),
+    sqlite_autoincrement=True,
+)
+
+fan_out = Table(
+    "fan_out",
+    metadata,
+    Column("id", Serial, primary_key=True),
+    Column("stream_id", Integer, nullable=False),
+    Column("lsn", BigInteger, nullable=False),
+    Column("transaction", BigInteger, nullable=False),
+    Column("committed_at", BigInteger, nullable=False),
+    Column("cause", SmallInteger, nullable=False),
+    Column("spooled", SmallInteger, nullable=False),  # 1 while row changes in the spool are still to be applied
+    Column("applied", Integer, nullable=False),  # how many parts of the spool have been
+    Column("made", Integer, nullable=False),  # documents made so far
+    sqlite_autoincrement=True,
+)
+
+fan_out_item = Table(
+    "fan_out_item",
+    metadata,
+    Column("entity_id", Integer, primary_key=True, autoincrement=False),
+    Column("node", SmallInteger, primary_key=True, autoincrement=False),  # of the entity's tree; 0: key is a document's
+    Column("key", Text, primary_key=True),  # the value that the node is joined by; "" with node -1: every document
+    Column("fan_out_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("cursor", Text, nullable=True),  # the last row key that has been done
+    sqlite_with_rowid=False,
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    # Only what is not settled: a delivered one leaves, its attempts stay.
+    Column("seq", Serial, primary_key=True),
+    Column("subscription_id", Integer, nullable=False),
+    Column("entity_id", Integer, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("before_version", Integer, nullable=False),  # the last version that was in the set; 0: none
+    Column("turn", Integer, nullable=False),
+    Column("event", SmallInteger, nullable=False),  # the event for this subscription
+    Column("cause", SmallInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),  # 0 pending, 1 parked, 2 superseded
+    Column("due_at", BigInteger, nullable=False),  # not before; 0: at once
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=True),  # why it is parked or waits
+    Column("replay_id", Integer, nullable=True),  # the replay or backfill that asked for it
+    Index("delivery_document", "entity_id", "key", "version"),
+    sqlite_autoincrement=True,
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("seq", Serial, primary_key=True),
+    Column("subscription_id", Integer, nullable=False),
+    Column("entity_id", Integer, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("turn", Integer, nullable=False),
+    Column("event", SmallInteger, nullable=False),
+    Column("number", Integer, nullable=False),  # 1, 2, 3 …
+    Column("started_at", BigInteger, nullable=False),
+    Column("duration", Integer, nullable=False),  # microseconds
+    Column("outcome", SmallInteger, nullable=False),  # 0 delivered, 1 retry, 2 reschedule, 3 refused, 4 dead, 5 held
+    Column("detail", Text, nullable=True),  # status and the beginning of the answer, secrets redacted
+    Column("replay_id", Integer, nullable=True),
+    Index("attempt_document", "entity_id", "key", "version"),
+    sqlite_autoincrement=True,
+)
+
+subscription_state = Table(
+    "subscription_state",
+    metadata,
+    Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),  # active, paused (by an operator), disabled (by the receiver's 410)
+    Column("reason", Text, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("definition", Text, nullable=False),  # as last run, to say what changed
+)
+
+destination_state = Table(
+    "destination_state",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("held_since", BigInteger, nullable=False),  # 0: well
+    Column("reason", Text, nullable=False),
+    Column("probe_at", BigInteger, nullable=False),
+)
+
+replay = Table(
+    "replay",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),  # replay, backfill
+    Column("request", Text, nullable=False),  # its filters as JSON
+    Column("cursor", Text, nullable=False),  # how far its deliveries have been written
+    Column("planned", Integer, nullable=False),
+    Column("written", Integer, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),  # 0: not yet
+)
