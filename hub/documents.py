@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from hub.catalogue import Kind
+
 
 class Event(enum.Enum):
     """What happened to a document, in the journal or in a subscription's set."""
@@ -54,3 +56,23 @@ def decode(body: bytes) -> Any:
 def encode(tree: Any) -> bytes:
     """Compact JSON; the inverse of `decode`. Decimals are written as numbers, msgspec.Raw verbatim."""
     return _encoder.encode(tree)
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One column's field in a document."""
+
+    kind: Kind
+    array: bool = False
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a document, or an element that it embeds, looks like: how to compare its values and pair its elements."""
+
+    fields: dict[str, Field]
+    embeds: dict[str, "Embed"] = {}
+    key: tuple[str, ...] = ()  # the fields that name an element among its siblings; () when they are left out
+
+
+class Embed(msgspec.Struct, frozen=True):
+    shape: Shape
+    many: bool  # a list, or one element or null

@@ -1,0 +1,170 @@
+"""The store's connections: how SQLite and Postgres are opened, written to and woken.
+
+SQLite: WAL, every write is BEGIN IMMEDIATE, so that two writers wait for each other instead of failing. A writer
+holds the lock 50 ms at most: long work is split by its caller.
+"""
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from hub.doorbell import Doorbell, ListenDoorbell, PipeDoorbell, ring_pipe
+from hub.errors import OutsideError
+from hub.store import tables
+
+BUSY_TIMEOUT = 30.0  # seconds that a SQLite writer waits for the other one
+
+
+def now() -> int:
+    """Microseconds since 1970, UTC."""
+    return time.time_ns() // 1000
+
+
+class Store:
+    def __init__(self, url: str, *, durable: bool = True) -> None:
+        """`durable`: a commit is on disk before it returns, also through a power cut (SQLite only)."""
+        self.url = sa.make_url(url)
+        self.dialect = self.url.get_backend_name()
+        self.is_sqlite = self.dialect == "sqlite"
+        self.engine = self._sqlite_engine(durable) if self.is_sqlite else sa.create_engine(self.url, pool_pre_ping=True)
+        self._ids: dict[tuple[str, str], int] = {}
+        self._names: dict[int, str] = {}
+
+    def _sqlite_engine(self, durable: bool) -> sa.Engine:
+        engine = sa.create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False})
+
+        @sa.event.listens_for(engine, "connect")
+        def configure(connection: sqlite3.Connection, _: Any) -> None:
+            connection.isolation_level = None  # BEGIN is ours
+            for pragma in (
+                "journal_mode = WAL",
+                f"synchronous = {'FULL' if durable else 'NORMAL'}",
+                "cache_size = -65536",
+                "temp_store = MEMORY",
+                "wal_autocheckpoint = 4000",
+                f"busy_timeout = {int(BUSY_TIMEOUT * 1000)}",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+
+        return engine
+
+    @property
+    def path(self) -> Path:
+        assert self.is_sqlite and self.url.database
+        return Path(self.url.database)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A consistent view."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN" if self.is_sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+                if self.is_sqlite and connection.connection.in_transaction:
+                    connection.exec_driver_sql("ROLLBACK")
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One store transaction: all of it or nothing."""
+        with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                with connection.begin():
+                    yield connection
+                return
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.exec_driver_sql("ROLLBACK")
+                raise
+            connection.exec_driver_sql("COMMIT")
+
+    def identity(self) -> str:
+        """The store's own identity: made once, part of every delivery id."""
+        with self.read() as connection:
+            found = connection.execute(sa.select(tables.identity.c.id)).scalar()
+        if found:
+            return str(found)
+        with self.write() as connection:
+            found = connection.execute(sa.select(tables.identity.c.id)).scalar()
+            if not found:
+                found = uuid.uuid4().hex
+                connection.execute(tables.identity.insert().values(id=found, created_at=now()))
+        return str(found)
+
+    def name_id(self, kind: str, name: str) -> int:
+        """The small integer that stands for a name; made when it is new."""
+        known = self._ids.get((kind, name))
+        if known is not None:
+            return known
+        query = sa.select(tables.name.c.id).where(tables.name.c.kind == kind, tables.name.c.name == name)
+        with self.write() as connection:
+            found = connection.execute(query).scalar()
+            if found is None:
+                found = connection.execute(
+                    tables.name.insert().values(kind=kind, name=name).returning(tables.name.c.id)
+                ).scalar_one()
+        self._ids[kind, name] = found
+        self._names[found] = name
+        return int(found)
+
+    def find_name(self, kind: str, name: str) -> int | None:
+        """As `name_id`, but None when the store has never met the name."""
+        query = sa.select(tables.name.c.id).where(tables.name.c.kind == kind, tables.name.c.name == name)
+        with self.read() as connection:
+            return connection.execute(query).scalar()
+
+    def name(self, id: int) -> str:
+        """The name that `name_id` gave a number to."""
+        if id not in self._names:
+            with self.read() as connection:
+                self._names.update(connection.execute(sa.select(tables.name.c.id, tables.name.c.name)).tuples())
+        return self._names[id]
+
+    def listen(self, role: str) -> Doorbell:
+        """The doorbell of a role: capture or dispatch."""
+        if self.is_sqlite:
+            return PipeDoorbell(self._pipe(role))
+        return ListenDoorbell(self.url.set(drivername="postgresql").render_as_string(hide_password=False), f"hub_{role}")
+
+    def ring(self, role: str, connection: sa.Connection | None = None) -> None:
+        """Wake a role. On Postgres within `connection`'s transaction, so that it rings when that commits."""
+        if self.is_sqlite:
+            ring_pipe(self._pipe(role))
+        elif connection is not None:
+            connection.exec_driver_sql(f'NOTIFY "hub_{role}"')
+        else:
+            with self.write() as own:
+                own.exec_driver_sql(f'NOTIFY "hub_{role}"')
+
+    def _pipe(self, role: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-{role}.bell")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_store(url: str, *, durable: bool = True) -> Store:
+    """The store at `url`, which must be of this version.
+
+    Raises OutsideError when it cannot be reached, is missing, older (hub store upgrade) or newer than this hub.
+    """
+    from hub.store.migrate import require_current
+
+    store = Store(url, durable=durable)
+    if store.is_sqlite and not store.path.exists():
+        raise OutsideError(f"There is no store at {store.path}.", "`hub run` makes it.")
+    try:
+        require_current(store)
+    except DBAPIError as error:
+        raise OutsideError(f"The store cannot be opened: {error.orig}.", "Check `store:` in hub.yaml.") from error
+    return store
