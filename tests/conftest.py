@@ -1,0 +1,104 @@
+"""Real services for the tests: skipped with their reason on a laptop, a failure where CI is set."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from examples.postgres import Flavour, LocalPostgres
+from hub.errors import OutsideError
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(f"CI is set, so this must be there: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def _serve(flavour: Flavour, settings: dict[str, str]) -> Iterator[LocalPostgres]:
+    # Not pytest's tmp_path: only its owner may enter that, and the server runs as another user.
+    directory = Path(tempfile.mkdtemp(prefix="hub-test-postgres-"))
+    directory.chmod(0o755)
+    try:
+        try:
+            server = LocalPostgres(directory / "server", flavour, settings)
+            server.start()
+        except OutsideError as error:
+            _missing(str(error))
+            return
+        try:
+            yield server
+        finally:
+            server.stop(immediate=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[LocalPostgres]:
+    """Debian's server for the whole session, with contrib, pg_stat_statements preloaded."""
+    yield from _serve(
+        "debian",
+        {
+            "shared_preload_libraries": "pg_stat_statements",
+            "pg_stat_statements.track": "all",
+            "pg_stat_statements.max": "10000",
+            "max_replication_slots": "40",
+            "max_wal_senders": "40",
+            "max_connections": "200",
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def pypi_postgres() -> Iterator[LocalPostgres]:
+    """The demo's server for the whole session: another major version, no extensions."""
+    yield from _serve("pypi", {})
+
+
+def _database(server: LocalPostgres) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}"')
+    try:
+        yield server.url(name)
+    finally:
+        with psycopg.connect(server.url(), autocommit=True) as admin:
+            _drop_slots(admin, name)
+            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def _drop_slots(admin: psycopg.Connection[tuple[object, ...]], database: str) -> None:
+    """A slot keeps its database from being dropped; who still reads from it is ended first."""
+    slots = admin.execute(
+        "SELECT slot_name, pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = %s", [database]
+    ).fetchall()
+    for slot, _ in slots:
+        for _ in range(100):
+            try:
+                admin.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+                break
+            except psycopg.errors.ObjectInUse:
+                admin.execute(
+                    "SELECT pg_terminate_backend(active_pid, 100) FROM pg_replication_slots WHERE slot_name = %s",
+                    [slot],
+                )
+            except psycopg.errors.UndefinedObject:
+                break
+
+
+@pytest.fixture
+def database(postgres: LocalPostgres) -> Iterator[str]:
+    """The URL, as superuser, of a fresh database on Debian's server; its slots go with it."""
+    yield from _database(postgres)
+
+
+@pytest.fixture
+def pypi_database(pypi_postgres: LocalPostgres) -> Iterator[str]:
+    """The URL, as superuser, of a fresh database on PyPI's server; its slots go with it."""
+    yield from _database(pypi_postgres)
