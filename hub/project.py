@@ -29,6 +29,7 @@ class Source:
     streams: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by stream name: its entities
     kafka: Mapping[str, str] = field(default_factory=dict)  # distributed mode: bootstrap, connect, topic
     place: Place | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)  # by key as written, dotted: "streams.sales[0]"
 
 
 @dataclass(frozen=True, slots=True)
