@@ -88,7 +88,7 @@ def test_a_newer_store_is_refused(store: Store, revision: str, remedy: str) -> N
 
 def test_an_older_store_asks_for_the_upgrade() -> None:
     """The sentence names both versions and the command that mends it."""
-    with pytest.raises(OutsideError, match="version 0001, this hub needs 0002. .*hub store upgrade"):
+    with pytest.raises(OutsideError, match=r"version 0001, this hub needs 0002\. .*hub store upgrade"):
         require_newest("0001", ["0001", "0002"], "var/hub.db")
 
 

@@ -1,0 +1,343 @@
+"""A stream's place in the store: how far it has come, its snapshot run, its pending fan-outs and its spool."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import msgspec
+import sqlalchemy as sa
+
+from hub.catalogue import Catalogue
+from hub.changes import Commit, RowChange
+from hub.documents import Cause
+from hub.store.database import Store, now
+from hub.store.images import statements, write_many
+from hub.store.tables import (
+    CAUSES,
+    document,
+    fan_out,
+    fan_out_item,
+    row_image,
+    row_reference,
+    spool,
+    stream,
+    table_state,
+)
+
+SNAPSHOT = "snapshot"  # a snapshot is being taken, or was cut short
+STREAMING = "streaming"
+RESNAPSHOT = "resnapshot"  # an operator, a lost slot or a gap asked for a new snapshot
+EVERY = (-1, "")  # the fan-out item that means every document of the entity
+
+_decode_changes = msgspec.json.Decoder(list[RowChange]).decode
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    id: int
+    name: str  # "source/stream"
+    position: int  # commit LSN of the last transaction applied, or spooled whole
+    state: str  # SNAPSHOT, STREAMING or RESNAPSHOT
+    run: int  # number of the snapshot run that rows are written with; 0: none yet
+    catalogue: Catalogue
+    entities: dict[str, object]  # definitions as of the snapshot, by name
+    problem: str  # why it stands still; "" when it does not
+    seen_at: int
+
+
+class FanOut(msgspec.Struct, frozen=True):
+    """Documents that are still to be made, because of one commit."""
+
+    id: int
+    commit: Commit
+    cause: Cause
+    spooled: bool  # row changes in the spool come first
+    applied: int  # parts of the spool
+    made: int
+
+
+class FanOutItem(msgspec.Struct, frozen=True):
+    entity_id: int
+    node: int
+    key: str
+    cursor: str | None
+
+
+def load_stream(store: Store, name: str) -> StreamState | None:
+    id = store.find_name("stream", name)
+    if id is None:
+        return None
+    with store.read() as connection:
+        row = connection.execute(sa.select(stream).where(stream.c.stream_id == id)).mappings().first()
+    if row is None:
+        return None
+    return StreamState(
+        id=id,
+        name=name,
+        position=row["position"],
+        state=row["state"],
+        run=row["run"],
+        catalogue=msgspec.json.decode(row["catalogue"], type=Catalogue),
+        entities=msgspec.json.decode(row["entities"]),
+        problem=row["problem"],
+        seen_at=row["seen_at"],
+    )
+
+
+def begin_snapshot(store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object]) -> StreamState:
+    """Number a new run; what a run before it left in the spool or pending is void."""
+    id = store.name_id("stream", name)
+    before = load_stream(store, name)
+    values = {
+        "position": before.position if before else 0,
+        "state": SNAPSHOT,
+        "run": (before.run if before else 0) + 1,
+        "catalogue": msgspec.json.encode(catalogue),
+        "entities": msgspec.json.encode(entities),
+        "problem": "",
+        "seen_at": now(),
+    }
+    with store.write() as connection:
+        if before:
+            connection.execute(stream.update().where(stream.c.stream_id == id).values(values))
+        else:
+            connection.execute(stream.insert().values(stream_id=id, **values))
+        mine = sa.select(fan_out.c.id).where(fan_out.c.stream_id == id)
+        connection.execute(fan_out_item.delete().where(fan_out_item.c.fan_out_id.in_(mine)))
+        connection.execute(fan_out.delete().where(fan_out.c.stream_id == id))
+        connection.execute(spool.delete().where(spool.c.stream_id == id))
+    state = load_stream(store, name)
+    assert state is not None
+    return state
+
+
+def ask_resnapshot(store: Store, name: str) -> bool:
+    """Ask capture for a new, compared snapshot. False when the store does not know the stream."""
+    id = store.find_name("stream", name)
+    if id is None:
+        return False
+    with store.write() as connection:
+        done = connection.execute(stream.update().where(stream.c.stream_id == id).values(state=RESNAPSHOT)).rowcount
+        store.ring("capture", connection)
+    return bool(done)
+
+
+def save_position(connection: sa.Connection, stream_id: int, position: int) -> None:
+    connection.execute(
+        stream.update().where(stream.c.stream_id == stream_id).values(position=position, seen_at=now(), problem="")
+    )
+
+
+def save_problem(store: Store, stream_id: int, problem: str) -> None:
+    with store.write() as connection:
+        connection.execute(stream.update().where(stream.c.stream_id == stream_id).values(problem=problem))
+
+
+def complete_snapshot(connection: sa.Connection, state: StreamState, position: int, table_ids: Iterable[int]) -> None:
+    """From here on rows of older runs are absent, and what a table's columns were before is forgotten."""
+    connection.execute(
+        stream.update()
+        .where(stream.c.stream_id == state.id)
+        .values(position=position, state=STREAMING, seen_at=now(), problem="")
+    )
+    for table_id in table_ids:
+        save_floor(connection, table_id, state.run)
+        connection.execute(table_state.update().where(table_state.c.table_id == table_id).values(drift=""))
+
+
+# tables
+
+
+def load_tables(store: Store) -> dict[int, tuple[int, int, str]]:
+    """By table id: (floor, swept, drift)."""
+    columns = (table_state.c.table_id, table_state.c.floor, table_state.c.swept, table_state.c.drift)
+    with store.read() as connection:
+        return {id: (floor, swept, drift) for id, floor, swept, drift in connection.execute(sa.select(*columns))}
+
+
+def _save_table(connection: sa.Connection, table_id: int, **values: object) -> None:
+    found = connection.execute(table_state.update().where(table_state.c.table_id == table_id).values(values)).rowcount
+    if not found:
+        everything: dict[str, object] = {"floor": 0, "swept": 0, "drift": "", **values}
+        connection.execute(table_state.insert().values(table_id=table_id, **everything))
+
+
+def save_floor(connection: sa.Connection, table_id: int, floor: int) -> None:
+    _save_table(connection, table_id, floor=floor)
+
+
+def save_swept(connection: sa.Connection, table_id: int, swept: int) -> None:
+    _save_table(connection, table_id, swept=swept)
+
+
+def save_drift(connection: sa.Connection, table_id: int, drift: str) -> None:
+    _save_table(connection, table_id, drift=drift)
+
+
+def save_run(connection: sa.Connection, stream_id: int, run: int) -> None:
+    connection.execute(stream.update().where(stream.c.stream_id == stream_id).values(run=run))
+
+
+def page_of_images(
+    connection: sa.Connection, table_id: int, after: str, limit: int
+) -> Sequence[tuple[str, int, bytes]]:
+    """(key, run, image) in the order of keys."""
+    query = (
+        sa.select(row_image.c.key, row_image.c.run, row_image.c.image)
+        .where(row_image.c.table_id == table_id, row_image.c.key > after)
+        .order_by(row_image.c.key)
+        .limit(limit)
+    )
+    return [(key, run, image) for key, run, image in connection.execute(query)]
+
+
+def delete_images(
+    connection: sa.Connection, table_id: int, keys: Collection[str], references: Sequence[tuple[int, str, str]]
+) -> None:
+    sql = statements(connection)
+    write_many(connection, sql.delete("row_image", ("table_id", "key")), [(table_id, key) for key in keys])
+    write_many(connection, sql.delete("row_reference", ("lookup_id", "value", "row_key")), references)
+
+
+# the spool
+
+
+def save_part(
+    connection: sa.Connection, stream_id: int, part: int, transaction: int, changes: Sequence[RowChange]
+) -> None:
+    connection.execute(
+        spool.insert().values(
+            stream_id=stream_id, part=part, transaction=transaction, changes=msgspec.json.encode(changes)
+        )
+    )
+
+
+def load_part(connection: sa.Connection, stream_id: int, part: int) -> list[RowChange] | None:
+    query = sa.select(spool.c.changes).where(spool.c.stream_id == stream_id, spool.c.part == part)
+    found = connection.execute(query).scalar()
+    return None if found is None else _decode_changes(found)
+
+
+def delete_part(connection: sa.Connection, stream_id: int, part: int) -> None:
+    connection.execute(spool.delete().where(spool.c.stream_id == stream_id, spool.c.part == part))
+
+
+def clear_spool(store: Store, stream_id: int) -> None:
+    """Forget a transaction whose end was not seen: it comes again from its beginning."""
+    query = sa.select(spool.c.part).where(spool.c.stream_id == stream_id)
+    with store.read() as connection:
+        parts = connection.execute(query).scalars().all()
+    for part in parts:
+        with store.write() as connection:
+            delete_part(connection, stream_id, part)
+
+
+# fan-outs
+
+
+def save_fan_out(
+    connection: sa.Connection, stream_id: int, commit: Commit, cause: Cause, *, spooled: bool = False
+) -> FanOut:
+    id = connection.execute(
+        fan_out.insert()
+        .values(
+            stream_id=stream_id,
+            lsn=commit.lsn,
+            transaction=commit.transaction,
+            committed_at=commit.committed_at,
+            cause=CAUSES.index(cause),
+            spooled=int(spooled),
+            applied=0,
+            made=0,
+        )
+        .returning(fan_out.c.id)
+    ).scalar_one()
+    return FanOut(id, commit, cause, spooled, 0, 0)
+
+
+def save_items(connection: sa.Connection, fan_out_id: int, items: Iterable[tuple[int, int, str]]) -> None:
+    """`items`: (entity id, node, key)"""
+    columns = ("entity_id", "node", "key", "fan_out_id")
+    sql = statements(connection).insert("fan_out_item", columns, "ON CONFLICT DO NOTHING")
+    write_many(connection, sql, [(*item, fan_out_id) for item in items])
+
+
+def load_fan_outs(connection: sa.Connection, stream_id: int) -> list[FanOut]:
+    """In the order in which they began."""
+    query = sa.select(fan_out).where(fan_out.c.stream_id == stream_id).order_by(fan_out.c.id)
+    return [
+        FanOut(
+            row.id,
+            Commit(row.lsn, row.transaction, row.committed_at),
+            CAUSES[row.cause],
+            bool(row.spooled),
+            row.applied,
+            row.made,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def next_item(connection: sa.Connection, fan_out_id: int) -> FanOutItem | None:
+    i = fan_out_item.c
+    # The deepest node first, so that the items that it leads to are known before they are worked on.
+    query = sa.select(i.entity_id, i.node, i.key, i.cursor).where(i.fan_out_id == fan_out_id)
+    row = connection.execute(query.order_by(i.node.desc()).limit(1)).first()
+    return None if row is None else FanOutItem(*row)
+
+
+def _item(fan_out_id: int, item: FanOutItem) -> sa.ColumnElement[bool]:
+    i = fan_out_item.c
+    return sa.and_(i.fan_out_id == fan_out_id, i.entity_id == item.entity_id, i.node == item.node, i.key == item.key)
+
+
+def save_cursor(connection: sa.Connection, fan_out_id: int, item: FanOutItem, cursor: str, made: int) -> None:
+    connection.execute(fan_out_item.update().where(_item(fan_out_id, item)).values(cursor=cursor))
+    _count(connection, fan_out_id, made)
+
+
+def finish_item(connection: sa.Connection, fan_out_id: int, item: FanOutItem, made: int) -> None:
+    connection.execute(fan_out_item.delete().where(_item(fan_out_id, item)))
+    _count(connection, fan_out_id, made)
+
+
+def _count(connection: sa.Connection, fan_out_id: int, made: int) -> None:
+    connection.execute(fan_out.update().where(fan_out.c.id == fan_out_id).values(made=fan_out.c.made + made))
+
+
+def save_applied(connection: sa.Connection, fan_out_id: int, applied: int, *, spooled: bool) -> None:
+    values = {"applied": applied, "spooled": int(spooled)}
+    connection.execute(fan_out.update().where(fan_out.c.id == fan_out_id).values(values))
+
+
+def finish_fan_out(connection: sa.Connection, fan_out_id: int) -> None:
+    connection.execute(fan_out.delete().where(fan_out.c.id == fan_out_id))
+
+
+def items_among(
+    connection: sa.Connection, entity_id: int, keys: Collection[str]
+) -> list[tuple[int, int, str, str | None]]:
+    """(fan-out id, node, key, cursor) of the pending items with one of these keys, and of those that mean every one."""
+    i = fan_out_item.c
+    query = sa.select(i.fan_out_id, i.node, i.key, i.cursor).where(i.entity_id == entity_id, i.key.in_([*keys, ""]))
+    return [(id, node, key, cursor) for id, node, key, cursor in connection.execute(query)]
+
+
+def page_of_references(connection: sa.Connection, lookup_id: int, value: str, after: str, limit: int) -> Sequence[str]:
+    """Row keys that a value leads to, in their order."""
+    query = (
+        sa.select(row_reference.c.row_key)
+        .where(row_reference.c.lookup_id == lookup_id, row_reference.c.value == value, row_reference.c.row_key > after)
+        .order_by(row_reference.c.row_key)
+        .limit(limit)
+    )
+    return connection.execute(query).scalars().all()
+
+
+def page_of_keys(connection: sa.Connection, entity_id: int, after: str, limit: int) -> Sequence[str]:
+    """Keys of which the journal has documents, in their order."""
+    query = (
+        sa.select(document.c.key)
+        .where(document.c.entity_id == entity_id, document.c.key > after)
+        .distinct()
+        .order_by(document.c.key)
+        .limit(limit)
+    )
+    return connection.execute(query).scalars().all()
