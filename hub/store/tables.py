@@ -11,7 +11,14 @@ Times are microseconds since 1970, UTC. Who writes what:
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
 from sqlalchemy.dialects import sqlite
 
+from hub.documents import Cause, Event
+
 metadata = MetaData()
+
+# Events and causes are stored as their place in these; a new one is added at the end.
+EVENTS = (Event.CREATED, Event.UPDATED, Event.DELETED)
+CAUSES = (Cause.ROW, Cause.FILTER, Cause.SNAPSHOT, Cause.RESYNC, Cause.BACKFILL, Cause.REPLAY)
+PENDING, PARKED, SUPERSEDED = range(3)  # delivery.state
 
 # SQLite gives a row number of its own to an INTEGER PRIMARY KEY alone.
 Serial = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
@@ -50,6 +57,7 @@ table_state = Table(
     metadata,
     Column("table_id", Integer, primary_key=True, autoincrement=False),  # name.id, "source/stream/schema.table"
     Column("floor", Integer, nullable=False),  # rows of a lower run are absent: swept by a snapshot or a truncate
+    Column("swept", Integer, nullable=False),  # rows below this run have been removed
     Column("drift", Text, nullable=False),  # what changed in the table's columns, "" when nothing did
 )
 
@@ -88,8 +96,8 @@ document = Table(
     Column("entity_id", Integer, nullable=False),
     Column("key", Text, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("event", SmallInteger, nullable=False),  # 0 created, 1 updated, 2 deleted
-    Column("cause", SmallInteger, nullable=False),  # 0 row, 1 filter, 2 snapshot, 3 resync, 4 backfill, 5 replay
+    Column("event", SmallInteger, nullable=False),  # of EVENTS
+    Column("cause", SmallInteger, nullable=False),  # of CAUSES
     Column("lsn", BigInteger, nullable=False),
     Column("transaction", BigInteger, nullable=False),
     Column("committed_at", BigInteger, nullable=False),

@@ -1,0 +1,127 @@
+"""The statements of capture on row images, and how many rows are written at once.
+
+Reads go by lists of keys, writes by lists of rows, each one driver call: SQLAlchemy's cost per row stays off this
+path. The two dialects differ in how a list becomes a table, and in nothing else.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from hub.images import View, encode_image
+
+Rows = Sequence[tuple[Any, ...]]
+
+
+class Statements:
+    """SQL texts of one dialect."""
+
+    def __init__(self, sqlite: bool) -> None:
+        self.sqlite = sqlite
+        mark = "?" if sqlite else "%s"
+        self._keys = f"json_each({mark})" if sqlite else f"unnest({mark}::text[]) AS k(value)"
+        self._mark = mark
+        self.rows = (
+            f"SELECT r.key, r.run, r.image FROM {self._keys} CROSS JOIN row_image r "
+            f"WHERE r.table_id = {mark} AND r.key = value"
+        )
+        self.references = (
+            f"SELECT r.value, r.row_key FROM {self._each('w')} CROSS JOIN row_reference r "
+            f"WHERE r.lookup_id = {mark} AND r.value = w.value LIMIT {mark}"
+        )
+        self.heads = (
+            f"SELECT d.key, d.version, d.body FROM {self._each('w')} CROSS JOIN document d "
+            f"WHERE d.entity_id = {mark} AND d.key = w.value AND d.version = "
+            f"(SELECT max(n.version) FROM document n WHERE n.entity_id = {mark} AND n.key = w.value)"
+        )
+
+    def _each(self, alias: str) -> str:
+        return f"json_each({self._mark}) {alias}" if self.sqlite else f"unnest({self._mark}::text[]) AS {alias}(value)"
+
+    def keys(self, keys: Collection[str]) -> Any:
+        return msgspec.json.encode(list(keys)).decode() if self.sqlite else list(keys)
+
+    def insert(self, table: str, columns: Sequence[str], conflict: str = "") -> str:
+        names = ", ".join(f'"{column}"' for column in columns)
+        marks = ", ".join([self._mark] * len(columns))
+        return f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}".rstrip()
+
+    def delete(self, table: str, columns: Sequence[str]) -> str:
+        return f"DELETE FROM {table} WHERE " + " AND ".join(f"{column} = {self._mark}" for column in columns)
+
+
+def statements(connection: sa.Connection) -> Statements:
+    return _SQLITE if connection.dialect.name == "sqlite" else _POSTGRES
+
+
+_SQLITE = Statements(sqlite=True)
+_POSTGRES = Statements(sqlite=False)
+
+
+class StoredImages:
+    """hub.images.ImageReader on one connection, and the heads of documents."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        self._sql = statements(connection)
+
+    def rows(self, table_id: int, keys: Collection[str]) -> Iterable[tuple[str, int, bytes]]:
+        return self._all(self._sql.rows, (self._sql.keys(keys), table_id))
+
+    def references(self, lookup_id: int, values: Collection[str], limit: int) -> Sequence[tuple[str, str]]:
+        return self._all(self._sql.references, (self._sql.keys(values), lookup_id, limit))
+
+    def heads(self, entity_id: int, keys: Collection[str]) -> Iterable[tuple[str, int, bytes | None]]:
+        """(key, version, body) of the newest version of each document."""
+        return self._all(self._sql.heads, (self._sql.keys(keys), entity_id, entity_id))
+
+    def _all(self, sql: str, parameters: tuple[Any, ...]) -> Sequence[Any]:
+        return self._connection.exec_driver_sql(sql, parameters).fetchall()
+
+
+def write_many(connection: sa.Connection, sql: str, rows: Rows) -> None:
+    if rows:
+        connection.exec_driver_sql(sql, list(rows))
+
+
+_UPSERT_IMAGE = "ON CONFLICT (table_id, key) DO UPDATE SET run = excluded.run, image = excluded.image"
+
+
+def write_view(connection: sa.Connection, view: View, run: int) -> None:
+    """Store what changed in the view."""
+    sql = statements(connection)
+    upserts: list[tuple[Any, ...]] = []
+    deletes: list[tuple[Any, ...]] = []
+    for table, changed in view.changed.items():
+        table_id = view.layout.tables[table].id
+        upserts += [(table_id, key, run, encode_image(row)) for key, row in changed.items() if row is not None]
+        deletes += [(table_id, key) for key, row in changed.items() if row is None]
+    joined: list[tuple[Any, ...]] = []
+    parted: list[tuple[Any, ...]] = []
+    for lookup_id, moved in view.moved.items():
+        for (value, key), is_joined in moved.items():
+            (joined if is_joined else parted).append((lookup_id, value, key))
+    images = ("table_id", "key", "run", "image")
+    references = ("lookup_id", "value", "row_key")
+    write_many(connection, sql.insert("row_image", images, _UPSERT_IMAGE), upserts)
+    write_many(connection, sql.delete("row_image", ("table_id", "key")), deletes)
+    write_many(connection, sql.insert("row_reference", references, "ON CONFLICT DO NOTHING"), joined)
+    write_many(connection, sql.delete("row_reference", references), parted)
+
+
+_DOCUMENT = (
+    "entity_id", "key", "version", "event", "cause", "lsn", "transaction", "committed_at", "made_at", "merged", "body",
+)  # fmt: skip
+_DELIVERY = (
+    "subscription_id", "entity_id", "key", "version", "before_version", "turn", "event", "cause", "state", "due_at",
+    "attempts", "created_at", "reason",
+)  # fmt: skip
+
+
+def write_documents(connection: sa.Connection, documents: Rows, deliveries: Rows) -> None:
+    """`documents` in the order of _DOCUMENT, `deliveries` in that of _DELIVERY."""
+    sql = statements(connection)
+    write_many(connection, sql.insert("document", _DOCUMENT), documents)
+    write_many(connection, sql.insert("delivery", _DELIVERY), deliveries)
