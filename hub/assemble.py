@@ -42,6 +42,7 @@ class Assembler:
     def __init__(self, entity: Entity, layout: Layout) -> None:
         self.entity = entity
         self.key_of = row_key(entity.key)
+        self._row_key = row_key(entity.root.table.primary_key)
         self._by_key = layout.lookup(entity.root.table, entity.key)
         self._key_value = join_value(entity.root.table, entity.key)
         self.steps = tuple(_step(entity, node, layout) for node in entity.nodes)
@@ -92,6 +93,11 @@ class Assembler:
         if row is None or (node.soft_delete and row[node.soft_delete] is not None):
             return None
         return row
+
+    def root_row_keys(self, view: View, key: str) -> list[str]:
+        """The row keys of the rows that a document key leads to: one, or none."""
+        rows = view.found(self._by_key, self.root_value(key))
+        return [self._row_key(row) for row in rows if self.key_of(row) == key]
 
     def root_value(self, key: str) -> str:
         """A document key as the value that its root row is found by."""

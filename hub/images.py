@@ -12,7 +12,7 @@ import msgspec
 from hub.changes import Operation, RowChange
 from hub.layout import KeptTable, Layout, Lookup, Row
 
-_decode = msgspec.json.Decoder(dict).decode
+decode_image = msgspec.json.Decoder(dict).decode
 UNLIMITED = 1 << 31
 encode_image = msgspec.json.Encoder().encode
 
@@ -49,7 +49,7 @@ class View:
         self.changed: dict[str, dict[str, Row | None]] = {name: {} for name in layout.tables}
         self.moved: dict[int, dict[tuple[str, str], bool]] = {}  # by lookup: (value, row key): joined or parted
         self._reader = reader
-        self._floors = floors
+        self.floors = floors
         self._rows: dict[str, dict[str, Row | None]] = {name: {} for name in layout.tables}
         self._ghosts: dict[tuple[str, str], Row] = {}  # rows below their table's floor: absent, but still referenced
         self._references: dict[int, dict[str, set[str]]] = {}
@@ -62,12 +62,18 @@ class View:
         if not missing:
             return
         have.update(dict.fromkeys(missing))
-        floor = self._floors.get(table, 0)
+        floor = self.floors.get(table, 0)
         for key, run, image in self._reader.rows(self.layout.tables[table].id, missing):
             if run >= floor:
-                have[key] = _decode(image)
+                have[key] = decode_image(image)
             else:
-                self._ghosts[table, key] = _decode(image)
+                self._ghosts[table, key] = decode_image(image)
+
+    def assume_absent(self, table: str, keys: Iterable[str]) -> None:
+        """The caller knows that the store has no such rows: a first snapshot."""
+        have = self._rows[table]
+        for key in keys:
+            have.setdefault(key, None)
 
     def row(self, table: str, key: str) -> Row | None:
         have = self._rows[table]
@@ -123,7 +129,7 @@ class View:
     def _old(self, kept: KeptTable, change: RowChange, key: str) -> Row | None:
         if kept.needs_old or len(change.values) < len(kept.columns):
             return self.row(kept.name, key)
-        return None
+        return self._rows[kept.name].get(key)
 
     def _new(self, kept: KeptTable, change: RowChange, old: Row | None) -> Row:
         """A value that did not come is as it was: of the row itself, or of the one whose key was changed into this."""
@@ -151,9 +157,11 @@ class View:
 
     def truncate(self, table: str, run: int) -> None:
         """No row of a run below `run` is there any more."""
-        self._floors[table] = run
+        self.floors[table] = run
         for key, row in self._rows[table].items():
             if row is not None:
                 self._ghosts[table, key] = row
                 self._rows[table][key] = None
         self.changed[table].clear()
+        for lookup in self.layout.tables[table].lookups:
+            self.moved[lookup.id] = dict.fromkeys(self.moved.get(lookup.id, {}), False)

@@ -81,12 +81,15 @@ class Store:
                     yield connection
                 return
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+            rings = connection.info["rings"] = set[str]()
             try:
                 yield connection
             except BaseException:
                 connection.exec_driver_sql("ROLLBACK")
                 raise
             connection.exec_driver_sql("COMMIT")
+        for role in rings:
+            ring_pipe(self._pipe(role))
 
     def identity(self) -> str:
         """The store's own identity: made once, part of every delivery id."""
@@ -134,17 +137,19 @@ class Store:
         """The doorbell of a role: capture or dispatch."""
         if self.is_sqlite:
             return PipeDoorbell(self._pipe(role))
-        return ListenDoorbell(self.url.set(drivername="postgresql").render_as_string(hide_password=False), f"hub_{role}")
+        return ListenDoorbell(
+            self.url.set(drivername="postgresql").render_as_string(hide_password=False), f"hub_{role}"
+        )
 
     def ring(self, role: str, connection: sa.Connection | None = None) -> None:
-        """Wake a role. On Postgres within `connection`'s transaction, so that it rings when that commits."""
-        if self.is_sqlite:
-            ring_pipe(self._pipe(role))
-        elif connection is not None:
-            connection.exec_driver_sql(f'NOTIFY "hub_{role}"')
-        else:
+        """Wake a role: when the transaction of `connection` commits, or now where none is given."""
+        if connection is None:
             with self.write() as own:
-                own.exec_driver_sql(f'NOTIFY "hub_{role}"')
+                self.ring(role, own)
+        elif self.is_sqlite:
+            connection.info["rings"].add(role)
+        else:
+            connection.exec_driver_sql(f'NOTIFY "hub_{role}"')
 
     def _pipe(self, role: str) -> Path:
         return self.path.with_name(f"{self.path.name}-{role}.bell")

@@ -49,7 +49,6 @@ class FanOut(msgspec.Struct, frozen=True):
     commit: Commit
     cause: Cause
     spooled: bool  # row changes in the spool come first
-    applied: int  # parts of the spool
     made: int
 
 
@@ -209,22 +208,28 @@ def save_part(
     )
 
 
-def load_part(connection: sa.Connection, stream_id: int, part: int) -> list[RowChange] | None:
+def load_part(connection: sa.Connection, stream_id: int, part: int) -> list[RowChange]:
     query = sa.select(spool.c.changes).where(spool.c.stream_id == stream_id, spool.c.part == part)
-    found = connection.execute(query).scalar()
-    return None if found is None else _decode_changes(found)
+    return _decode_changes(connection.execute(query).scalar_one())
 
 
 def delete_part(connection: sa.Connection, stream_id: int, part: int) -> None:
     connection.execute(spool.delete().where(spool.c.stream_id == stream_id, spool.c.part == part))
 
 
+def spool_parts(store: Store, stream_id: int) -> Sequence[int]:
+    """The numbers of the parts that are still to be applied, in order."""
+    with store.read() as connection:
+        return (
+            connection.execute(sa.select(spool.c.part).where(spool.c.stream_id == stream_id).order_by("part"))
+            .scalars()
+            .all()
+        )
+
+
 def clear_spool(store: Store, stream_id: int) -> None:
     """Forget a transaction whose end was not seen: it comes again from its beginning."""
-    query = sa.select(spool.c.part).where(spool.c.stream_id == stream_id)
-    with store.read() as connection:
-        parts = connection.execute(query).scalars().all()
-    for part in parts:
+    for part in spool_parts(store, stream_id):
         with store.write() as connection:
             delete_part(connection, stream_id, part)
 
@@ -244,12 +249,11 @@ def save_fan_out(
             committed_at=commit.committed_at,
             cause=CAUSES.index(cause),
             spooled=int(spooled),
-            applied=0,
             made=0,
         )
         .returning(fan_out.c.id)
     ).scalar_one()
-    return FanOut(id, commit, cause, spooled, 0, 0)
+    return FanOut(id, commit, cause, spooled, 0)
 
 
 def save_items(connection: sa.Connection, fan_out_id: int, items: Iterable[tuple[int, int, str]]) -> None:
@@ -268,19 +272,18 @@ def load_fan_outs(connection: sa.Connection, stream_id: int) -> list[FanOut]:
             Commit(row.lsn, row.transaction, row.committed_at),
             CAUSES[row.cause],
             bool(row.spooled),
-            row.applied,
             row.made,
         )
         for row in connection.execute(query)
     ]
 
 
-def next_item(connection: sa.Connection, fan_out_id: int) -> FanOutItem | None:
+def next_items(connection: sa.Connection, fan_out_id: int, limit: int) -> list[FanOutItem]:
+    """The next items, all of one entity and node. The deepest node comes first: it leads to the others."""
     i = fan_out_item.c
-    # The deepest node first, so that the items that it leads to are known before they are worked on.
     query = sa.select(i.entity_id, i.node, i.key, i.cursor).where(i.fan_out_id == fan_out_id)
-    row = connection.execute(query.order_by(i.node.desc()).limit(1)).first()
-    return None if row is None else FanOutItem(*row)
+    rows = connection.execute(query.order_by(i.node.desc(), i.entity_id).limit(limit)).all()
+    return [FanOutItem(*row) for row in rows if row[:2] == rows[0][:2]]
 
 
 def _item(fan_out_id: int, item: FanOutItem) -> sa.ColumnElement[bool]:
@@ -288,23 +291,20 @@ def _item(fan_out_id: int, item: FanOutItem) -> sa.ColumnElement[bool]:
     return sa.and_(i.fan_out_id == fan_out_id, i.entity_id == item.entity_id, i.node == item.node, i.key == item.key)
 
 
-def save_cursor(connection: sa.Connection, fan_out_id: int, item: FanOutItem, cursor: str, made: int) -> None:
+def save_cursor(connection: sa.Connection, fan_out_id: int, item: FanOutItem, cursor: str) -> None:
     connection.execute(fan_out_item.update().where(_item(fan_out_id, item)).values(cursor=cursor))
-    _count(connection, fan_out_id, made)
 
 
-def finish_item(connection: sa.Connection, fan_out_id: int, item: FanOutItem, made: int) -> None:
+def finish_item(connection: sa.Connection, fan_out_id: int, item: FanOutItem) -> None:
     connection.execute(fan_out_item.delete().where(_item(fan_out_id, item)))
-    _count(connection, fan_out_id, made)
 
 
-def _count(connection: sa.Connection, fan_out_id: int, made: int) -> None:
+def count_made(connection: sa.Connection, fan_out_id: int, made: int) -> None:
     connection.execute(fan_out.update().where(fan_out.c.id == fan_out_id).values(made=fan_out.c.made + made))
 
 
-def save_applied(connection: sa.Connection, fan_out_id: int, applied: int, *, spooled: bool) -> None:
-    values = {"applied": applied, "spooled": int(spooled)}
-    connection.execute(fan_out.update().where(fan_out.c.id == fan_out_id).values(values))
+def spool_applied(connection: sa.Connection, fan_out_id: int) -> None:
+    connection.execute(fan_out.update().where(fan_out.c.id == fan_out_id).values(spooled=0))
 
 
 def finish_fan_out(connection: sa.Connection, fan_out_id: int) -> None:

@@ -20,6 +20,9 @@ EVENTS = (Event.CREATED, Event.UPDATED, Event.DELETED)
 CAUSES = (Cause.ROW, Cause.FILTER, Cause.SNAPSHOT, Cause.RESYNC, Cause.BACKFILL, Cause.REPLAY)
 PENDING, PARKED, SUPERSEDED = range(3)  # delivery.state
 
+# Keys are compared by code point everywhere, so that the store pages through them as Python orders them.
+Key = Text().with_variant(Text(collation="C"), "postgresql")
+
 # SQLite gives a row number of its own to an INTEGER PRIMARY KEY alone.
 Serial = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
 
@@ -65,7 +68,7 @@ row_image = Table(
     "row_image",
     metadata,
     Column("table_id", Integer, primary_key=True, autoincrement=False),
-    Column("key", Text, primary_key=True),
+    Column("key", Key, primary_key=True),
     Column("run", Integer, nullable=False),
     Column("image", LargeBinary, nullable=False),  # the used columns as JSON
     sqlite_with_rowid=False,
@@ -75,8 +78,8 @@ row_reference = Table(
     "row_reference",
     metadata,
     Column("lookup_id", Integer, primary_key=True, autoincrement=False),  # name.id, "table_id(column,column)"
-    Column("value", Text, primary_key=True),
-    Column("row_key", Text, primary_key=True),
+    Column("value", Key, primary_key=True),
+    Column("row_key", Key, primary_key=True),
     sqlite_with_rowid=False,
 )
 
@@ -94,7 +97,7 @@ document = Table(
     metadata,
     Column("seq", Serial, primary_key=True),  # the journal's order
     Column("entity_id", Integer, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("key", Key, nullable=False),
     Column("version", Integer, nullable=False),
     Column("event", SmallInteger, nullable=False),  # of EVENTS
     Column("cause", SmallInteger, nullable=False),  # of CAUSES
@@ -118,7 +121,6 @@ fan_out = Table(
     Column("committed_at", BigInteger, nullable=False),
     Column("cause", SmallInteger, nullable=False),
     Column("spooled", SmallInteger, nullable=False),  # 1 while row changes in the spool are still to be applied
-    Column("applied", Integer, nullable=False),  # how many parts of the spool have been
     Column("made", Integer, nullable=False),  # documents made so far
     sqlite_autoincrement=True,
 )
@@ -128,9 +130,9 @@ fan_out_item = Table(
     metadata,
     Column("entity_id", Integer, primary_key=True, autoincrement=False),
     Column("node", SmallInteger, primary_key=True, autoincrement=False),  # of the entity's tree; 0: key is a document's
-    Column("key", Text, primary_key=True),  # the value that the node is joined by; "" with node -1: every document
+    Column("key", Key, primary_key=True),  # the value that the node is joined by; "" with node -1: every document
     Column("fan_out_id", BigInteger, primary_key=True, autoincrement=False),
-    Column("cursor", Text, nullable=True),  # the last row key that has been done
+    Column("cursor", Key, nullable=True),  # the last row key that has been done
     sqlite_with_rowid=False,
 )
 
@@ -141,7 +143,7 @@ delivery = Table(
     Column("seq", Serial, primary_key=True),
     Column("subscription_id", Integer, nullable=False),
     Column("entity_id", Integer, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("key", Key, nullable=False),
     Column("version", Integer, nullable=False),
     Column("before_version", Integer, nullable=False),  # the last version that was in the set; 0: none
     Column("turn", Integer, nullable=False),
@@ -163,7 +165,7 @@ attempt = Table(
     Column("seq", Serial, primary_key=True),
     Column("subscription_id", Integer, nullable=False),
     Column("entity_id", Integer, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("key", Key, nullable=False),
     Column("version", Integer, nullable=False),
     Column("turn", Integer, nullable=False),
     Column("event", SmallInteger, nullable=False),

@@ -1,0 +1,118 @@
+"""From assembled documents to new versions and their deliveries, collected for one store transaction."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from hub.changes import Commit
+from hub.documents import Cause, Event, encode
+from hub.entities import Entity
+from hub.store.tables import CAUSES, EVENTS, PARKED, PENDING
+from hub.subscriptions import DocumentChange, Subscription
+
+_CREATED, _UPDATED, _DELETED = (EVENTS.index(event) for event in (Event.CREATED, Event.UPDATED, Event.DELETED))
+_EVENT = {event: code for code, event in enumerate(EVENTS)}
+_CAUSE = {cause: code for code, cause in enumerate(CAUSES)}
+
+
+class HeadReader(Protocol):
+    def heads(self, entity_id: int, keys: Collection[str]) -> Iterable[tuple[str, int, bytes | None]]:
+        """(key, version, body) of the newest version of each document."""
+        ...
+
+
+class Published(NamedTuple):
+    """One entity with what is made of its documents."""
+
+    id: int
+    entity: Entity
+    subscriptions: Sequence[tuple[int, Subscription]]  # (id, subscription)
+
+
+class Versions:
+    """What a group of transactions adds to the journal and to the deliveries."""
+
+    def __init__(self, published: Mapping[str, Published], reader: HeadReader, made_at: int) -> None:
+        self.documents: list[tuple[Any, ...]] = []  # rows as `hub.store.images.write_documents` takes them
+        self.deliveries: list[tuple[Any, ...]] = []
+        self._published = published
+        self._reader = reader
+        self._made_at = made_at
+        self._heads: dict[str, dict[str, tuple[int, bytes | None]]] = {name: {} for name in published}
+
+    def load(self, entity: str, keys: Iterable[str]) -> None:
+        """Read the newest versions that are not known yet, in one statement."""
+        heads = self._heads[entity]
+        missing = [key for key in keys if key not in heads]
+        if not missing:
+            return
+        heads.update(dict.fromkeys(missing, (0, None)))
+        for key, version, body in self._reader.heads(self._published[entity].id, missing):
+            heads[key] = (version, body)
+
+    def make(
+        self,
+        entity: str,
+        key: str,
+        tree: dict[str, Any] | None,
+        commit: Commit,
+        cause: Cause = Cause.ROW,
+        merged: Sequence[int] = (),
+    ) -> bool:
+        """Add a version if the document is not what it was; `tree` None: it is no more. True if one was added."""
+        heads = self._heads[entity]
+        if key not in heads:
+            self.load(entity, (key,))
+        version, before = heads[key]
+        after = None if tree is None else encode(tree)
+        if after == before:
+            return False
+        heads[key] = (version + 1, after)
+        published = self._published[entity]
+        event = _CREATED if before is None else _DELETED if after is None else _UPDATED
+        self.documents.append(
+            (
+                published.id,
+                key,
+                version + 1,
+                event,
+                _CAUSE[cause],
+                commit.lsn,
+                commit.transaction,
+                commit.committed_at,
+                self._made_at,
+                msgspec.json.encode(merged).decode() if merged else None,
+                after,
+            )
+        )
+        if published.subscriptions:
+            change = DocumentChange(
+                published.entity.shape, entity, key, version + 1, version if before is not None else 0,
+                before, after, event != _UPDATED,
+            )  # fmt: skip
+            self._plan(published, change, cause)
+        return True
+
+    def _plan(self, published: Published, change: DocumentChange, cause: Cause) -> None:
+        for subscription_id, subscription in published.subscriptions:
+            planned = subscription.plan(change, cause)
+            if planned is None:
+                continue
+            self.deliveries.append(
+                (
+                    subscription_id,
+                    published.id,
+                    change.key,
+                    change.version,
+                    planned.before_version,
+                    0,
+                    _EVENT[planned.event],
+                    _CAUSE[planned.cause],
+                    PARKED if planned.failure else PENDING,
+                    0,
+                    0,
+                    self._made_at,
+                    planned.failure or None,
+                )
+            )
