@@ -102,12 +102,10 @@ def event_for(rule: Rule, before: Any, after: Any) -> str:
     return "created" if is_in else "deleted" if was else ""
 
 
-def from_journal(line: Mapping[str, Any]) -> Version:
-    """A line of `hub documents list --json`."""
-    committed_at = microseconds(line["committed_at"])
-    names = ("entity", "key", "version", "cause", "transaction", "document")
-    entity, key, version, cause, transaction, document = (line[name] for name in names)
-    return Version(entity, str(key), version, cause, transaction, committed_at, document)
+def newest(journal: Iterable[Version]) -> dict[tuple[str, str], Any]:
+    """Each document's newest version by entity and key; None where it was deleted."""
+    in_order = sorted(journal, key=lambda version: version.version)
+    return {(version.entity, version.key): version.document for version in in_order}
 
 
 def from_event(consumer: str, event: Mapping[str, Any]) -> Delivery:
