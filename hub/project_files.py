@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hub.errors import ProjectError
+from hub.problems import Problems
 from hub.project import (
     Columns,
     Console,
@@ -26,7 +27,7 @@ from hub.project import (
 from hub.project_addresses import console_address, source_url_fault, store_url
 from hub.project_references import check_references
 from hub.yaml_fields import NAME, Fields
-from hub.yaml_source import Node, Problems, places, read_yaml
+from hub.yaml_source import Node, places, read_yaml
 
 HUB_FILE = "hub.yaml"
 FOLDERS = {"entities": "entity", "destinations": "destination", "subscriptions": "subscription"}  # and their noun
@@ -69,7 +70,7 @@ def load(directory: Path, environ: Mapping[str, str]) -> Project:
     if project:
         check_references(project, files.incomplete, problems)
     if project is None or problems.found:
-        raise ProjectError(sorted(problems.found, key=lambda one: (one.file, one.line, one.column)))
+        raise ProjectError(problems.in_order())
     return project
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from hub.problems import Problems
 from hub.project import Place, Project, Source
 from hub.suggestions import did_you_mean
-from hub.yaml_source import Problems
 
 
 def check_references(project: Project, incomplete: Collection[str], problems: Problems) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Sequence as Listing
 from decimal import Decimal
 from typing import Any
 
+from hub.problems import Problems
 from hub.project import DAY, HOUR, Place
 from hub.suggestions import did_you_mean, nearest
-from hub.yaml_source import Map, Node, Problems, Scalar, Sequence, plain
+from hub.yaml_source import Map, Node, Scalar, Sequence, plain
 
 LONGEST = 36_500 * DAY  # seconds: a hundred years
 NAME = re.compile(r"[A-Za-z0-9_-]+")

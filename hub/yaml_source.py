@@ -18,7 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode
 from ruamel.yaml.nodes import Node as ParsedNode
 
-from hub.errors import Problem
+from hub.problems import Problems
 from hub.project import Place
 
 MAX_BYTES = 1_000_000  # a file
@@ -131,18 +131,6 @@ class Map:
 
 
 Node = Scalar | Sequence | Map
-
-
-@dataclass(slots=True)
-class Problems:
-    """What was found wrong so far; a reader reports here and goes on."""
-
-    found: list[Problem] = field(default_factory=list)
-
-    def add(self, place: Place, what: str, remedy: str = "") -> None:
-        problem = Problem(place.file, place.line, place.column, what, remedy)
-        if problem not in self.found:
-            self.found.append(problem)
 
 
 def read_yaml(content: bytes, file: str, environ: Mapping[str, str], problems: Problems) -> Node | None:
