@@ -1,0 +1,243 @@
+"""Deliver by HTTP: one signed request for each delivery, classified by what the receiver answers."""
+
+import re
+import secrets
+import ssl
+import time
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from http import HTTPStatus
+from importlib.metadata import version
+
+import httpx
+import msgspec
+
+from connectors.signature import signature_header, signing_key
+from connectors.transport import AiohttpTransport
+from hub.connector import ConnectorKind
+from hub.delivery import Message, Outcome, OutcomeKind
+from hub.project import Limits
+
+DETAIL = 500  # characters of the answer that are kept
+CONNECTING = 0.9  # of the attempt's time limit: past it the receiver cannot be reached, rather than being slow
+OURS = frozenset(
+    [
+        "content-type",
+        "content-length",
+        "host",
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+        "traceparent",
+        "transfer-encoding",
+        "connection",
+    ]
+)
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+# What a status says of the destination rather than of the document: it is held.
+DESTINATION_STATUS = frozenset((401, 403, 407, 502, 503, 504))
+RETRY_STATUS = frozenset((408, 421, 425, 429))
+
+
+class HttpSettings(msgspec.Struct, frozen=True):
+    url: str
+    method: str = "POST"
+    secret: str | list[str] = ""  # signs; of a list each does, so that a receiver may know either
+    headers: dict[str, str] = {}
+    ca_file: str = ""  # PEM: whom to trust instead of the system's authorities
+    client_certificate: str = ""  # PEM, certificate and chain
+    client_key: str = ""  # PEM; left out: it is in client_certificate
+
+    @property
+    def secrets(self) -> list[str]:
+        return [one for one in ([self.secret] if isinstance(self.secret, str) else self.secret) if one]
+
+
+class HttpConnector:
+    batch = 1
+
+    def __init__(
+        self, settings: HttpSettings, limits: Limits, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._method = settings.method.upper()
+        self._url = httpx.URL(settings.url).copy_with(username=None, password=None)
+        self._keys = [signing_key(secret) for secret in settings.secrets]
+        self._headers = _fixed_headers(settings)
+        self._secrets = sorted(_secret_texts(settings), key=len, reverse=True)
+        self._transport = transport or AiohttpTransport(
+            concurrency=limits.concurrency, connect_timeout=limits.timeout * CONNECTING, tls=_tls(settings)
+        )
+
+    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        return [await self._deliver(message) for message in messages]
+
+    async def _deliver(self, message: Message) -> Outcome:
+        request = httpx.Request(self._method, self._url, headers=self._all_headers(message), content=message.content)
+        try:
+            answer = await self._transport.handle_async_request(request)
+        except httpx.TransportError as error:
+            return Outcome(OutcomeKind.HELD, self._redacted(str(error)))
+        return classify(answer, self._redacted(_detail(answer)), time.time())
+
+    def _all_headers(self, message: Message) -> list[tuple[str, str]]:
+        timestamp = int(time.time())
+        headers = [
+            *self._headers,
+            ("content-type", message.content_type),
+            ("webhook-id", message.id),
+            ("webhook-timestamp", str(timestamp)),
+            ("traceparent", traceparent(message.id)),
+        ]
+        if self._keys:
+            signature = signature_header(self._keys, message.id, timestamp, message.content)
+            headers.append(("webhook-signature", signature))
+        return headers
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text[:DETAIL]
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+
+def classify(answer: httpx.Response, detail: str, now: float) -> Outcome:
+    """What an answer means; `now` in seconds since 1970.
+
+    2xx                              delivered
+    429, 503 with Retry-After        retry at the time it names
+    429, 408, 421, 425, other 5xx    retry by the schedule
+    401, 403, 407, 502, 503, 504, 3xx and what is no final status: held
+    410                              dead
+    other 4xx                        refused
+    """
+    status = answer.status_code
+    after = retry_after(answer.headers.get("retry-after"), now) if status in (429, 503) else None
+    if 200 <= status < 300:
+        return Outcome(OutcomeKind.DELIVERED, detail)
+    if after is not None:
+        return Outcome(OutcomeKind.RETRY, detail, after=after)
+    if status == HTTPStatus.GONE:
+        return Outcome(OutcomeKind.DEAD, detail)
+    if status in DESTINATION_STATUS or not 400 <= status < 600:
+        return Outcome(OutcomeKind.HELD, detail)
+    if status in RETRY_STATUS or status >= 500:
+        return Outcome(OutcomeKind.RETRY, detail)
+    return Outcome(OutcomeKind.REFUSED, detail)
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds from `now`, of delay-seconds or an HTTP date; None when it is neither."""
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit() and len(text) < 12:
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def traceparent(delivery_id: str) -> str:
+    """W3C trace context: one trace for all attempts of a delivery, a span for each."""
+    return f"00-{sha256(delivery_id.encode()).hexdigest()[:32]}-{secrets.token_hex(8)}-01"
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        phrase = HTTPStatus(answer.status_code).phrase
+    except ValueError:
+        phrase = ""
+    head = f"{answer.status_code} {phrase}".strip()
+    if answer.has_redirect_location:
+        return f"{head}: to {answer.headers['location']}"
+    text = " ".join(answer.content[: DETAIL * 4].decode("utf-8", "replace").split())
+    return f"{head}: {text}" if text else head
+
+
+def _fixed_headers(settings: HttpSettings) -> list[tuple[str, str]]:
+    """Those that every request has."""
+    headers = [(name.lower(), value) for name, value in settings.headers.items()]
+    names = {name for name, _ in headers}
+    if "user-agent" not in names:
+        headers.append(("user-agent", f"hub/{version('hub-cdc')}"))
+    url = httpx.URL(settings.url)
+    if url.userinfo and "authorization" not in names:
+        headers.append(("authorization", httpx.BasicAuth(url.username, url.password)._auth_header))
+    return [*headers, ("accept-encoding", "identity")]
+
+
+def _secret_texts(settings: HttpSettings) -> set[str]:
+    url = httpx.URL(settings.url)
+    texts = {*settings.secrets, *settings.headers.values(), url.password, *url.params.values()}
+    return {text for text in texts if len(text) >= 4}
+
+
+def _tls(settings: HttpSettings) -> ssl.SSLContext | bool:
+    if not (settings.ca_file or settings.client_certificate):
+        return True
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    if settings.client_certificate:
+        context.load_cert_chain(settings.client_certificate, settings.client_key or None)
+    return context
+
+
+def check(settings: HttpSettings) -> str | None:
+    """What is wrong with the values, one sentence with the remedy."""
+    return (
+        _wrong_url(settings.url)
+        or _wrong_method(settings.method)
+        or _wrong_secrets(settings.secrets)
+        or next(filter(None, (_wrong_header(*header) for header in settings.headers.items())), None)
+        or _wrong_tls(settings)
+    )
+
+
+def _wrong_url(text: str) -> str | None:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        return f"`url` is no URL: {error}. Write https://host/path."
+    if url.scheme not in ("http", "https") or not url.host:
+        return "`url` has no http or https address. Write https://host/path."
+    return None
+
+
+def _wrong_method(method: str) -> str | None:
+    if method.upper() in ("POST", "PUT", "PATCH"):
+        return None
+    return f"`method` {method!r} carries no document. Take POST, PUT or PATCH."
+
+
+def _wrong_secrets(texts: Sequence[str]) -> str | None:
+    for secret in texts:
+        try:
+            signing_key(secret)
+        except ValueError as error:
+            return f"`secret`: {error}. Copy it whole, or give one without that prefix."
+    return None
+
+
+def _wrong_header(name: str, value: str) -> str | None:
+    if not _TOKEN.fullmatch(name):
+        return f"`headers`: {name!r} is no header name. Use letters, digits and hyphens."
+    if name.lower() in OURS:
+        return f"`headers`: {name} is set by the hub. Leave it out."
+    if not value.isprintable() or not value.isascii():
+        return f"`headers`: the value of {name} has a line break or a character outside ASCII. Write it on one line."
+    return None
+
+
+def _wrong_tls(settings: HttpSettings) -> str | None:
+    try:
+        _tls(settings)
+    except (OSError, ssl.SSLError) as error:
+        return f"The certificates cannot be read: {error}. Check ca_file, client_certificate and client_key."
+    return None
+
+
+CONNECTOR = ConnectorKind(HttpSettings, HttpConnector, check)

@@ -1,0 +1,126 @@
+"""The port that destinations are reached through, and how a connector is found by its file's name.
+
+A connector is one module. It offers `CONNECTOR`, a ConnectorKind: the settings that its destinations have, and how
+one is opened. Nothing else registers it.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from hub.delivery import Message, Outcome
+from hub.errors import InputError, Problem, ProjectError
+from hub.project import Destination, Limits, Place
+
+
+class Connector(Protocol):
+    """One destination, open.
+
+    What it owes:
+    - An outcome for each message, in their order. It raises nothing for what a receiver does: that is an outcome.
+    - `DELIVERED` only once the receiver has taken responsibility: an answer, an fsync.
+    - The same message may come again, after a crash or a lost answer, always with the same id.
+    - `deliver` is called on the event loop, up to `limits.concurrency` times at once, never with two messages of one
+      document to one subscription at the same time. It must not block the loop, and is cancelled at `limits.timeout`:
+      then the messages' outcome is RETRY, whatever the receiver did with them.
+    - No detail holds a secret.
+    """
+
+    batch: int  # messages that one call takes at most
+
+    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]: ...
+
+    async def close(self) -> None: ...
+
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorKind(Generic[Settings]):
+    """What a connector's module offers as CONNECTOR."""
+
+    settings: type[Settings]  # the keys of a destination's file besides destination, connector, limits and answers
+    open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
+    check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
+
+
+Kinds = Callable[[str], ConnectorKind[Any]]  # by name; InputError when there is no such connector
+
+
+def settings_problems(kind: ConnectorKind[Any], destination: Destination) -> list[Problem]:
+    """What is wrong with a destination's settings, each with its place."""
+    try:
+        read_settings(kind, destination)
+    except ProjectError as error:
+        return list(error.problems)
+    return []
+
+
+def read_settings(kind: ConnectorKind[Settings], destination: Destination) -> Settings:
+    """The destination's settings as the connector's own type. ProjectError, with places, when they are wrong."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind.settings)}
+    problems = [
+        _problem(destination, key, f"The connector {destination.connector} has no setting {key!r}.", _near(key, fields))
+        for key in destination.settings
+        if key not in fields
+    ]
+    problems += [
+        _problem(destination, "", f"The destination {destination.name} needs {name!r}.", "Add it.")
+        for name, field in fields.items()
+        if field.required and name not in destination.settings
+    ]
+    if not problems:
+        try:
+            settings = msgspec.convert(dict(destination.settings), kind.settings)
+        except msgspec.ValidationError as error:
+            problems.append(_mistyped(destination, str(error)))
+        else:
+            wrong = kind.check(settings)
+            if wrong is None:
+                return settings
+            problems.append(_problem(destination, "", f"The destination {destination.name}: {wrong}", ""))
+    raise ProjectError(problems)
+
+
+def _near(key: str, fields: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else f"There is: {', '.join(sorted(fields))}."
+
+
+def _mistyped(destination: Destination, message: str) -> Problem:
+    what, _, path = message.partition(" - at ")
+    key = path.strip("`").removeprefix("$.").split(".")[0].split("[")[0]
+    return _problem(destination, key, f"The setting {key!r}: {what.lower()}.", "Correct its value.")
+
+
+def _problem(destination: Destination, key: str, what: str, remedy: str) -> Problem:
+    place = destination.places.get(key) or destination.place or Place(f"destinations/{destination.name}.yaml", 0, 0)
+    return Problem(place.file, place.line, place.column, what, remedy)
+
+
+class UnknownConnector(InputError):
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]!r}?" if near else f"There is: {', '.join(known)}."
+        super().__init__(f"There is no connector {name!r}.", hint)
+
+
+def kinds_of_package(package: Any, import_module: Callable[[str], Any]) -> Kinds:
+    """Connectors by the names of a package's modules: `http` is the CONNECTOR of `connectors/http.py`."""
+    import pkgutil
+
+    def find(name: str) -> ConnectorKind[Any]:
+        names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
+        module = import_module(f"{package.__name__}.{name}") if name in names else None
+        kind = getattr(module, "CONNECTOR", None)
+        if kind is None:
+            offered = [one for one in names if hasattr(import_module(f"{package.__name__}.{one}"), "CONNECTOR")]
+            raise UnknownConnector(name, sorted(offered))
+        assert isinstance(kind, ConnectorKind)
+        return kind
+
+    return find

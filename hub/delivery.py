@@ -1,0 +1,84 @@
+"""The nouns of the way out: deliveries, the messages that connectors get, and what comes of them.
+
+A delivery's life; who moves each edge:
+
+                       dispatch: accepted
+    pending ───────────────────────────────────────► (gone; its attempts stay)
+      │  ▲ operator: retry   ┌──► released ──┐              ▲
+      │  └── dispatch ◄──────┘      ▲        │              │ operator: discard
+      │ dispatch: refused,          │ operator: retry       │
+      │ exhausted, expired          │        │              │
+      └──────────────► parked ──────┘        │              │
+                         │  dispatch: a newer version was accepted
+                         └──────────► superseded ── operator: retry --force ──► released
+"""
+
+import enum
+
+import msgspec
+
+
+class State(enum.IntEnum):
+    PENDING = 0
+    PARKED = 1  # waits for an operator; its reason says why
+    SUPERSEDED = 2  # was parked, and the receiver has a newer version by now
+    RELEASED = 3  # an operator wants it sent; dispatch has not seen that yet
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One document version on its way to one subscription's destination: a row of `delivery`."""
+
+    seq: int
+    subscription_id: int
+    entity_id: int
+    key: str
+    version: int
+    turn: int
+    event: int  # the place in Event
+    attempts: int  # that counted so far
+    due_at: int  # not before; microseconds since 1970, 0: at once
+    created_at: int  # microseconds since 1970
+    replay_id: int | None = None
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """What a connector gets to deliver."""
+
+    id: str  # the delivery id: the same on every retry, so that a receiver can drop duplicates
+    subscription: str
+    entity: str
+    key: str
+    version: int
+    event: str  # created, updated, deleted
+    content: bytes  # the rendered body
+    content_type: str
+    attempt: int  # 1 at the first
+
+
+class OutcomeKind(enum.IntEnum):
+    DELIVERED = 0  # the receiver has it, durably
+    RETRY = 1  # not now: the next attempt may do
+    RESCHEDULE = 2  # the receiver has it, and asks for it anew at a later time
+    REFUSED = 3  # no: another attempt of the same would get the same
+    DEAD = 4  # the receiver wants nothing of this subscription any more
+    HELD = 5  # the destination cannot be reached or lets nobody in: nothing to do with this document
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What an attempt came to, as the connector saw it."""
+
+    kind: OutcomeKind
+    detail: str = ""  # status and the beginning of the answer, without secrets
+    after: float | None = None  # seconds from now; RETRY: the receiver named the time, so no attempt is burnt
+    receiver_id: str = ""  # the receiver's own name for it, where it gives one
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One try of a delivery: a row of `attempt`."""
+
+    delivery: Delivery
+    number: int  # 1, 2, 3 …; one that did not count has the number of the one after it
+    started_at: int  # microseconds since 1970
+    duration: int  # microseconds
+    outcome: OutcomeKind
+    detail: str

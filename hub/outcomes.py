@@ -1,0 +1,66 @@
+"""What follows an attempt: one pure function from outcome and policy to the next step, and the back-off of probes."""
+
+import enum
+
+import msgspec
+
+from hub.delivery import Outcome, OutcomeKind
+from hub.project import DeliveryPolicy
+
+SECOND = 1_000_000  # microseconds
+JITTER = 0.1  # the largest part that a wait is lengthened by; it is never shortened
+PROBE_FIRST = 1.0  # seconds from the hold to the first probe
+PROBE_LAST = 60.0  # seconds between probes at most
+
+
+class Step(enum.Enum):
+    SETTLE = "settle"  # the receiver has it
+    WAIT = "wait"  # again at `due_at`
+    PARK = "park"  # for an operator
+    HOLD = "hold"  # the destination is held; this delivery goes on when it is well
+    DISABLE = "disable"  # the subscription is, until `hub resume`; this delivery waits for that
+
+
+class Following(msgspec.Struct, frozen=True, gc=False):
+    step: Step
+    attempts: int  # burnt, this one included if it counted
+    due_at: int = 0  # microseconds since 1970
+    reason: str = ""
+    pause: bool = False  # the receiver asked for time: the whole destination waits until `due_at`
+
+
+def follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
+    """What comes after an attempt, `attempts` having been burnt before it; `jitter` is in [0, 1).
+
+    With retry: [5s, 5m] the first failure waits 5 to 5.5 s, the second 5 to 5.5 min, the third parks.
+    """
+    match outcome.kind:
+        case OutcomeKind.DELIVERED | OutcomeKind.RESCHEDULE:
+            return Following(Step.SETTLE, attempts + 1)
+        case OutcomeKind.RETRY if outcome.after is not None:
+            due_at = now + round(max(outcome.after, 0.0) * SECOND)
+            return Following(Step.WAIT, attempts, due_at, outcome.detail, pause=True)
+        case OutcomeKind.RETRY:
+            return _again(outcome, attempts + 1, policy, now, jitter)
+        case OutcomeKind.REFUSED:
+            return Following(Step.PARK, attempts + 1, reason=f"Refused: {outcome.detail}")
+        case OutcomeKind.DEAD:
+            return Following(Step.DISABLE, attempts, reason=outcome.detail)
+        case OutcomeKind.HELD:
+            return Following(Step.HOLD, attempts, reason=outcome.detail)
+
+
+def _again(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
+    if attempts > len(policy.retry):
+        return Following(Step.PARK, attempts, reason=f"Gave up after {attempts} attempts: {outcome.detail}")
+    wait = policy.retry[attempts - 1] * (1 + JITTER * jitter)
+    return Following(Step.WAIT, attempts, now + round(wait * SECOND), outcome.detail)
+
+
+def expires_at(created_at: int, policy: DeliveryPolicy) -> int:
+    return created_at + round(policy.expire * SECOND)
+
+
+def probe_delay(failures: int, jitter: float) -> float:
+    """Seconds to the next probe after `failures` of them: 1, 2, 4 … 60, each lengthened by up to a tenth."""
+    return min(PROBE_FIRST * 2.0 ** min(failures, 16), PROBE_LAST) * (1 + JITTER * jitter)

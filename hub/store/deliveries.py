@@ -1,0 +1,382 @@
+"""Statements of dispatch and of operators on deliveries, attempts and the states of subscriptions and destinations.
+
+Dispatch reads pending deliveries in the order of `seq` from a position on: no index is needed for that, and none is
+paid for at each insert. Settled ones leave the table.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from hub.delivery import Attempt, Delivery, State
+from hub.documents import Cause, Event
+from hub.health import DestinationState
+from hub.store import tables
+from hub.store.database import Store
+
+PAGE = 500  # deliveries read at once
+GAPS = 1000  # seqs that were not there yet when later ones were: on Postgres their commit may come after
+CHUNK = 1000  # deliveries that one store transaction settles, well below 50 ms
+
+delivery, attempt, document = tables.delivery, tables.attempt, tables.document
+_previous = document.alias("previous")
+_EVENTS, _CAUSES = tuple(Event), tuple(Cause)
+
+_COLUMNS = (
+    delivery.c.seq,
+    delivery.c.subscription_id,
+    delivery.c.entity_id,
+    delivery.c.key,
+    delivery.c.version,
+    delivery.c.turn,
+    delivery.c.event,
+    delivery.c.attempts,
+    delivery.c.due_at,
+    delivery.c.created_at,
+    delivery.c.replay_id,
+)
+
+
+class Loaded(msgspec.Struct, frozen=True, gc=False):
+    """What a body is rendered from: the journal version, and the last one before it that was in the set."""
+
+    found: bool  # False: the journal no longer has the version
+    event: Event
+    cause: Cause
+    lsn: int
+    transaction: int
+    committed_at: int
+    document: bytes | None
+    before: bytes | None
+
+
+class Released(msgspec.Struct, frozen=True):
+    """A delivery that an operator wants sent."""
+
+    delivery: Delivery
+    forced: bool  # also when the receiver has a newer version
+    outdated: bool  # the receiver has accepted a newer version
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a ring may have been about."""
+
+    standing: dict[int, str]  # by subscription id: paused or disabled
+    released: list[Released]
+    fresh: list[Delivery]  # in order, past the position
+    more: bool  # there are others past them
+
+
+class Update(msgspec.Struct, frozen=True, gc=False):
+    """A delivery that stays."""
+
+    seq: int
+    state: State
+    attempts: int
+    due_at: int
+    reason: str
+
+
+class Changes:
+    """What dispatch has to write: collected in memory, written together."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.settled: list[int] = []  # seqs
+        self.updates: list[Update] = []
+        self.accepted: list[Delivery] = []  # of subscriptions that have parked ones: older ones are superseded
+        self.disabled: dict[int, str] = {}  # by subscription id: the reason
+        self.destinations: dict[str, DestinationState] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.attempts or self.settled or self.updates or self.disabled or self.destinations)
+
+    def __len__(self) -> int:
+        return len(self.attempts) + len(self.settled) + len(self.updates)
+
+
+class Deliveries:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        mark = "?" if store.is_sqlite else "%s"
+        self._delete = f"DELETE FROM delivery WHERE seq = {mark}"
+        self._update = (
+            f"UPDATE delivery SET state = {mark}, attempts = {mark}, due_at = {mark}, reason = {mark}"
+            f" WHERE seq = {mark} AND state <> {int(State.RELEASED)}"
+        )
+        self._supersede = (
+            f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE state = {int(State.PARKED)}"
+            f" AND entity_id = {mark} AND key = {mark} AND version < {mark} AND subscription_id = {mark}"
+        )
+        columns = (
+            "subscription_id, entity_id, key, version, turn, event, number, started_at, duration, outcome, detail, "
+            "replay_id"
+        )
+        self._attempt = f"INSERT INTO attempt ({columns}) VALUES ({', '.join([mark] * 12)})"
+
+    # What dispatch reads
+
+    def last(self) -> int:
+        """The highest seq so far, settled or not; 0 when there is none."""
+        with self.store.read() as connection:
+            return int(connection.execute(sa.select(sa.func.max(delivery.c.seq))).scalar() or 0)
+
+    def look(self, position: int, gaps: Sequence[int], room: int) -> Look:
+        """One consistent view: who stands, at most `room` released ones, and a page past `position`."""
+        with self.store.read() as connection:
+            fresh = self._page(connection, _fresh_query, {"position": position})
+            more = len(fresh) == PAGE
+            if gaps:
+                query = _pending().where(delivery.c.seq.in_(gaps)).order_by(delivery.c.seq)
+                fresh = [*_deliveries(connection.execute(query)), *fresh]
+            return Look(
+                standing=dict(connection.execute(_standing_query).tuples().all()),
+                released=self._released(connection, room),
+                fresh=fresh,
+                more=more,
+            )
+
+    def _page(self, connection: sa.Connection, query: Any, parameters: dict[str, Any]) -> list[Delivery]:
+        return _deliveries(connection.execute(query, parameters))
+
+    def _released(self, connection: sa.Connection, room: int) -> list[Released]:
+        query = (
+            sa.select(*_COLUMNS, delivery.c.reason)
+            .where(delivery.c.state == sa.literal_column(str(int(State.RELEASED))))
+            .order_by(delivery.c.seq)
+            .limit(room)
+        )
+        return [
+            Released(one := Delivery(*row[:-1]), row[-1] == FORCED, self._outdated(connection, one))
+            for row in connection.execute(query)
+        ]
+
+    @staticmethod
+    def _outdated(connection: sa.Connection, one: Delivery) -> bool:
+        newer = (
+            sa.select(sa.literal(1))
+            .where(
+                attempt.c.entity_id == one.entity_id,
+                attempt.c.key == one.key,
+                attempt.c.version > one.version,
+                attempt.c.subscription_id == one.subscription_id,
+                attempt.c.outcome == 0,
+            )
+            .limit(1)
+        )
+        return connection.execute(newer).first() is not None
+
+    def backlog(self, subscription_id: int, position: int) -> list[Delivery]:
+        """A page of one subscription's pending deliveries past `position`; a short one is the last."""
+        with self.store.read() as connection:
+            return self._page(connection, _backlog_query, {"position": position, "subscription_id": subscription_id})
+
+    def lane(self, subscription_id: int, key: tuple[int, str], position: int, limit: int) -> list[Delivery]:
+        """The pending deliveries of one document to one subscription past `position`, in order."""
+        query = _pending().where(
+            delivery.c.entity_id == key[0],
+            delivery.c.key == key[1],
+            delivery.c.subscription_id == subscription_id,
+            delivery.c.seq > position,
+        )
+        with self.store.read() as connection:
+            return _deliveries(connection.execute(query.order_by(delivery.c.seq).limit(limit)))
+
+    def load(self, seqs: Sequence[int]) -> dict[int, Loaded]:
+        """By seq, what to render; one that is no longer pending (discarded, expired) is absent."""
+        with self.store.read() as connection:
+            return {row[0]: _loaded(row) for row in connection.execute(_load_query, {"seqs": list(seqs)})}
+
+    def parked_subscriptions(self) -> set[int]:
+        with self.store.read() as connection:
+            query = sa.select(delivery.c.subscription_id).where(_PARKED).distinct()
+            return set(connection.execute(query).scalars())
+
+    def parked_lanes(self, subscription_id: int) -> dict[tuple[int, str], int]:
+        """The documents that have a parked delivery to the subscription, with the first one's seq."""
+        query = (
+            sa.select(delivery.c.entity_id, delivery.c.key, sa.func.min(delivery.c.seq))
+            .where(_PARKED, delivery.c.subscription_id == subscription_id)
+            .group_by(delivery.c.entity_id, delivery.c.key)
+        )
+        with self.store.read() as connection:
+            return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+
+    def oldest(self, subscription_id: int) -> int | None:
+        """When the first pending delivery of a subscription was made, microseconds since 1970."""
+        query = (
+            sa.select(delivery.c.created_at)
+            .where(_PENDING, delivery.c.subscription_id == subscription_id)
+            .order_by(delivery.c.seq)
+            .limit(1)
+        )
+        with self.store.read() as connection:
+            return connection.execute(query).scalar()
+
+    def destinations(self) -> dict[str, DestinationState]:
+        table = tables.destination_state
+        query = sa.select(table.c.destination, table.c.held_since, table.c.reason, table.c.probe_at)
+        with self.store.read() as connection:
+            return {row[0]: DestinationState(*row[1:]) for row in connection.execute(query)}
+
+    # What dispatch writes
+
+    def write(self, changes: Changes) -> None:
+        """All of it in one store transaction: an attempt goes with what came of it."""
+        with self.store.write() as connection:
+            self._write_attempts(connection, changes.attempts)
+            self._many(connection, self._delete, [(seq,) for seq in changes.settled])
+            self._many(connection, self._update, [_updated(update) for update in changes.updates])
+            self._many(
+                connection,
+                self._supersede,
+                [(one.entity_id, one.key, one.version, one.subscription_id) for one in changes.accepted],
+            )
+            self._write_states(connection, changes)
+
+    @staticmethod
+    def _many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        if rows:
+            connection.exec_driver_sql(statement, rows)
+
+    def _write_attempts(self, connection: sa.Connection, attempts: Iterable[Attempt]) -> None:
+        rows = [
+            (
+                one.delivery.subscription_id,
+                one.delivery.entity_id,
+                one.delivery.key,
+                one.delivery.version,
+                one.delivery.turn,
+                one.delivery.event,
+                one.number,
+                one.started_at,
+                one.duration,
+                int(one.outcome),
+                one.detail,
+                one.delivery.replay_id,
+            )
+            for one in attempts
+        ]
+        self._many(connection, self._attempt, rows)
+
+    def _write_states(self, connection: sa.Connection, changes: Changes) -> None:
+        for subscription_id, reason in changes.disabled.items():
+            set_subscription_state(self.store, connection, subscription_id, "disabled", reason)
+        for name, state in changes.destinations.items():
+            values = {"held_since": state.held_since, "reason": state.reason, "probe_at": state.probe_at}
+            upsert(self.store, connection, tables.destination_state, {"destination": name}, values)
+
+    def expire(self, subscription_id: int, before: int, reason: str) -> int:
+        """Park pending deliveries that were made before a moment, CHUNK at most; how many."""
+        old = (
+            sa.select(delivery.c.seq)
+            .where(_PENDING, delivery.c.subscription_id == subscription_id, delivery.c.created_at <= before)
+            .order_by(delivery.c.seq)
+            .limit(CHUNK)
+        )
+        with self.store.write() as connection:
+            update = delivery.update().where(delivery.c.seq.in_(old)).values(state=int(State.PARKED), reason=reason)
+            return connection.execute(update).rowcount
+
+    def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:
+        """Dispatch has them in memory now, and a crash leaves them pending; outdated ones are superseded."""
+        with self.store.write() as connection:
+            for chosen, state in ((seqs, State.PENDING), (outdated, State.SUPERSEDED)):
+                if chosen:
+                    update = delivery.update().where(delivery.c.seq.in_(chosen))
+                    connection.execute(update.values(state=int(state), reason=None))
+
+
+FORCED = "forced"  # the reason of a released one that is sent although the receiver has a newer version
+
+_PENDING = delivery.c.state == sa.literal_column(str(int(State.PENDING)))
+_PARKED = delivery.c.state == sa.literal_column(str(int(State.PARKED)))
+
+
+def _pending() -> sa.Select[Any]:
+    return sa.select(*_COLUMNS).where(_PENDING)
+
+
+_fresh_query = _pending().where(delivery.c.seq > sa.bindparam("position")).order_by(delivery.c.seq).limit(PAGE)
+_backlog_query = (
+    _pending()
+    .where(delivery.c.seq > sa.bindparam("position"), delivery.c.subscription_id == sa.bindparam("subscription_id"))
+    .order_by(delivery.c.seq)
+    .limit(PAGE)
+)
+_standing_query = sa.select(tables.subscription_state.c.subscription_id, tables.subscription_state.c.state).where(
+    tables.subscription_state.c.state != "active"
+)
+_load_query = (
+    sa.select(
+        delivery.c.seq,
+        document.c.version,
+        delivery.c.event,
+        delivery.c.cause,
+        document.c.lsn,
+        document.c.transaction,
+        document.c.committed_at,
+        document.c.body,
+        _previous.c.body,
+    )
+    .select_from(
+        delivery.outerjoin(
+            document,
+            sa.and_(
+                document.c.entity_id == delivery.c.entity_id,
+                document.c.key == delivery.c.key,
+                document.c.version == delivery.c.version,
+            ),
+        ).outerjoin(
+            _previous,
+            sa.and_(
+                _previous.c.entity_id == delivery.c.entity_id,
+                _previous.c.key == delivery.c.key,
+                _previous.c.version == delivery.c.before_version,
+            ),
+        )
+    )
+    .where(delivery.c.seq.in_(sa.bindparam("seqs", expanding=True)), _PENDING)
+)
+
+
+def _deliveries(rows: Iterable[Any]) -> list[Delivery]:
+    return [Delivery(*row) for row in rows]
+
+
+def _loaded(row: Any) -> Loaded:
+    _, version, event, cause, lsn, transaction, committed_at, body, before = row
+    return Loaded(
+        version is not None, _EVENTS[event], _CAUSES[cause], lsn or 0, transaction or 0, committed_at or 0, body, before
+    )
+
+
+def _updated(update: Update) -> tuple[Any, ...]:
+    return (int(update.state), update.attempts, update.due_at, update.reason, update.seq)
+
+
+def upsert(
+    store: Store, connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]
+) -> None:
+    """One row by its primary key; columns that are not given stay as they are."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    insert = (sqlite.insert if store.is_sqlite else postgresql.insert)(table).values(**key, **values)
+    connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def set_subscription_state(
+    store: Store, connection: sa.Connection, subscription_id: int, state: str, reason: str
+) -> None:
+    """active, paused or disabled."""
+    from hub.store.database import now
+
+    table = tables.subscription_state
+    values = {"state": state, "reason": reason, "since": now()}
+    found = connection.execute(
+        table.update().where(table.c.subscription_id == subscription_id).values(**values)
+    ).rowcount
+    if not found:
+        connection.execute(table.insert().values(subscription_id=subscription_id, definition="", **values))
