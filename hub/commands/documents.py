@@ -16,7 +16,7 @@ from hub.entities import key_text
 from hub.errors import FaultError, InputError
 from hub.store.journal import Journal
 from hub.store.retention import Erasure, erase, plan_erasure
-from hub.store.streams import stored_entities
+from hub.store.stored_entities import stored_entities
 
 entity_argument = click.argument("entity")
 key_argument = click.argument("key")

@@ -6,12 +6,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hub.documents import Cause, Event, Version
+from hub.documents import Version
 from hub.store import tables
 from hub.store.database import Store
+from hub.store.tables import CAUSES, EVENTS
 
-EVENTS = tuple(Event)  # the number in a row is the place in here
-CAUSES = tuple(Cause)
 PAGE = 200  # versions in memory at one time
 
 document = tables.document

@@ -3,22 +3,21 @@
 Both work in pieces of one store transaction each, short enough that capture and dispatch hardly wait.
 """
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from hub.delivery import State
 from hub.documents import Event
 from hub.errors import FaultError, InputError
 from hub.project import Retention
 from hub.store import tables
 from hub.store.database import Store
-from hub.store.journal import EVENTS, Journal
+from hub.store.journal import Journal
+from hub.store.pieces import Pieces, delete_rows
+from hub.store.tables import EVENTS
 
-PIECE_SECONDS = 0.02  # what a piece aims at; 0.05 is the promise
 WINDOW = 5000  # journal entries looked at in one view
-SUPERSEDED = 2  # delivery.state
 
 document, delivery, attempt = tables.document, tables.delivery, tables.attempt
 _DELETED = EVENTS.index(Event.DELETED)
@@ -43,7 +42,10 @@ def prune(store: Store, retention: Retention, now: int, *, dry_run: bool = False
         versions=_prune_versions(store, documents, dry_run),
         attempts=_prune_rows(store, attempt, attempt.c.started_at < attempts, dry_run),
         superseded=_prune_rows(
-            store, delivery, sa.and_(delivery.c.state == SUPERSEDED, delivery.c.created_at < documents), dry_run
+            store,
+            delivery,
+            sa.and_(delivery.c.state == int(State.SUPERSEDED), delivery.c.created_at < documents),
+            dry_run,
         ),
     )
 
@@ -62,7 +64,7 @@ def _prune_versions(store: Store, before: int, dry_run: bool) -> int:
         if dry_run:
             total += len(found)
         else:
-            total += pieces.delete(store, document, found, ~_is_needed())
+            total += delete_rows(store, document, found, ~_is_needed(), pieces)
         low = high
 
 
@@ -93,38 +95,8 @@ def _prune_rows(store: Store, table: sa.Table, old: sa.ColumnElement[bool], dry_
             found = connection.scalars(query).all()
         if not found:
             return total
-        total += len(found) if dry_run else pieces.delete(store, table, found, old)
+        total += len(found) if dry_run else delete_rows(store, table, found, old, pieces)
         low = found[-1]
-
-
-class Pieces:
-    """How many rows one store transaction takes: as many as the last one's pace lets into PIECE_SECONDS."""
-
-    def __init__(
-        self, size: int = 200, *, overwrite: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`overwrite`: SQLite fills what was deleted with zeros."""
-        self.size = size
-        self._overwrite = overwrite
-        self._clock = clock
-
-    def delete(self, store: Store, table: sa.Table, seqs: Sequence[int], condition: sa.ColumnElement[bool]) -> int:
-        """Those that still fit the condition; how many they were."""
-        deleted = 0
-        while seqs:
-            piece, seqs = seqs[: self.size], seqs[self.size :]
-            with store.write() as connection:
-                began = self._clock()
-                if self._overwrite and store.is_sqlite:
-                    connection.exec_driver_sql("PRAGMA secure_delete = ON")
-                deleted += connection.execute(sa.delete(table).where(table.c.seq.in_(piece), condition)).rowcount
-                self.took(self._clock() - began)
-        return deleted
-
-    def took(self, seconds: float) -> None:
-        """The last piece took so long: the next one is made to fit, at most twice as big."""
-        fitting = int(self.size * PIECE_SECONDS / seconds) if seconds > 0 else self.size * 2
-        self.size = max(1, min(fitting, self.size * 2, 2000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +159,7 @@ def erase(store: Store, erasure: Erasure) -> None:
         )
         with store.read() as connection:
             found = connection.scalars(query).all()
-        Pieces(overwrite=True).delete(store, table, found, sa.true())
+        delete_rows(store, table, found, sa.true(), Pieces(), overwrite=True)
     if store.is_sqlite:
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

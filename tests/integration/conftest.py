@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from hub.documents import Event, encode
 from hub.store import tables
 from hub.store.database import Store
-from hub.store.journal import EVENTS
 from hub.store.migrate import upgrade
+from hub.store.tables import EVENTS
 
 SECOND = 1_000_000
 

@@ -1,0 +1,253 @@
+"""`hub replay` and `hub backfill`: journal versions delivered again, current documents delivered."""
+
+import sys
+from typing import Any
+
+import click
+
+from hub.commands.context import ProjectOption, echo_json, echo_table, json_option, known, pass_project
+from hub.commands.parameters import Lsn, Moment, Rate, rfc3339
+from hub.documents import Shape
+from hub.errors import InputError
+from hub.replay import Filters, refuse_empty
+from hub.replayer import Plan, Replayer
+from hub.store.journal import Journal
+from hub.store.replays import Replay, Replays
+from hub.store.stored_entities import stored_entities
+from hub.subscriptions import Subscription
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+rate_option = click.option("--rate", type=Rate(), metavar="N/s", help="So many deliveries a second at most: 100/s.")
+new_ids_option = click.option(
+    "--new-ids", is_flag=True, help="With new delivery ids, for a receiver that accepted and then lost."
+)
+
+
+@click.command(short_help="Deliver journal versions again.")
+@click.option("--subscription", "subscriptions", multiple=True, help="To this one; may be repeated. Default: all.")
+@click.option("--entity", help="Documents of this entity.")
+@click.option("--key", "keys", multiple=True, help="This document; may be repeated. Composite: a JSON array.")
+@click.option("--since", type=Moment(), help="Committed then or later: 2024-01-02T03:04:05Z, or 15m ago.")
+@click.option("--until", type=Moment(), help="Committed before then.")
+@click.option("--from-lsn", type=Lsn(), help="Committed at this WAL position or later.")
+@click.option("--to-lsn", type=Lsn(), help="Committed at this WAL position or earlier.")
+@click.option("--transaction", type=int, help="Of this source transaction id.")
+@click.option("--failed", is_flag=True, help="Only what is parked.")
+@new_ids_option
+@dry_run_option
+@yes_option
+@rate_option
+@click.option(
+    "--resume", type=int, is_flag=False, flag_value=0, metavar="[ID]", help="Go on with one that was cut off."
+)
+@click.option("--list", "show_list", is_flag=True, help="Show the replays so far.")
+@json_option
+@pass_project
+def replay(
+    option: ProjectOption,
+    /,
+    dry_run: bool,
+    yes: bool,
+    rate: float | None,
+    resume: int | None,
+    show_list: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Deliver journal versions again: the chosen ones in order, then each document's newest, so that no receiver
+    ends older than it was. With `mode: latest` the newest alone.
+
+    \b
+    Example: hub replay --subscription crm-orders --since 2h --dry-run
+             hub replay --failed --yes
+             hub replay --resume
+    """
+    if show_list:
+        _list(option, as_json)
+    elif resume is not None:
+        _resume(option, resume, rate, as_json)
+    else:
+        filters = _filters(option, chosen)
+        refuse_empty(filters)
+        _carry_out(option, "replay", filters, dry_run=dry_run, yes=yes, rate=rate, as_json=as_json)
+
+
+@click.command(short_help="Deliver the current documents of a subscription.")
+@click.argument("subscription")
+@new_ids_option
+@dry_run_option
+@yes_option
+@rate_option
+@json_option
+@pass_project
+def backfill(
+    option: ProjectOption,
+    subscription: str,
+    new_ids: bool,
+    dry_run: bool,
+    yes: bool,
+    rate: float | None,
+    as_json: bool,
+) -> None:
+    """Deliver the documents that are in a subscription's set now, as created.
+
+    \b
+    Example: hub backfill crm-orders --rate 50/s
+    """
+    known(subscription, option.project.subscriptions, "subscription")
+    filters = Filters(subscriptions=(subscription,), new_ids=new_ids)
+    _carry_out(option, "backfill", filters, dry_run=dry_run, yes=yes, rate=rate, as_json=as_json)
+
+
+def _filters(option: ProjectOption, chosen: dict[str, Any]) -> Filters:
+    project = option.project
+    for name in chosen["subscriptions"]:
+        known(name, project.subscriptions, "subscription")
+    entity = chosen.pop("entity") or ""
+    if entity:
+        known(entity, project.entities, "entity")
+    entities = {project.subscriptions[name].entity for name in chosen["subscriptions"]}
+    if entity and entities - {entity}:
+        raise InputError(
+            f"{' and '.join(chosen['subscriptions'])} do not all deliver {entity}.", "Leave --entity or name others."
+        )
+    keys = chosen.pop("keys")
+    if keys:
+        entity = entity or _only(entities or set(project.entities))
+    journal = Journal(option.store)
+    return Filters(entity=entity, keys=tuple(journal.key(entity, key) for key in keys), **chosen)
+
+
+def _only(entities: set[str]) -> str:
+    if len(entities) > 1:
+        raise InputError("A key names a document of one entity.", f"Give --entity: {', '.join(sorted(entities))}.")
+    return next(iter(entities))
+
+
+def replayer(option: ProjectOption) -> Replayer:
+    """With the subscriptions as their entities' streams were started."""
+    shapes = {name: entity.shape for name, entity in stored_entities(option.store, option.project).items()}
+    subscriptions = {
+        name: Subscription.compile(config, shapes.get(config.entity, Shape({})))
+        for name, config in option.project.subscriptions.items()
+    }
+    return Replayer(Replays(option.store), subscriptions)
+
+
+def _carry_out(
+    option: ProjectOption, kind: str, filters: Filters, *, dry_run: bool, yes: bool, rate: float | None, as_json: bool
+) -> None:
+    worker = replayer(option)
+    plan = worker.plan(kind, filters)
+    if not as_json or not (yes or dry_run):
+        click.echo(_plan_text(kind, plan), err=as_json)
+    if dry_run or not plan.total:
+        if as_json:
+            echo_json(_plan_json(kind, plan))
+        return
+    if not yes:
+        click.confirm("Go?", abort=True, err=True)
+    begun = Replays(option.store).begin(kind, filters, plan.total)
+    done = _run(worker, begun, rate)
+    _report(done, plan, as_json)
+
+
+def _resume(option: ProjectOption, id: int, rate: float | None, as_json: bool) -> None:
+    replays = Replays(option.store)
+    begun = replays.get(id) if id else replays.unfinished()
+    if begun.finished_at:
+        raise InputError(f"Replay {begun.id} is finished: nothing is left.", "`hub replay --list` shows them all.")
+    for name in begun.filters.subscriptions:
+        known(name, option.project.subscriptions, "subscription")
+    _report(_run(replayer(option), begun, rate), None, as_json)
+
+
+def _run(worker: Replayer, begun: Replay, rate: float | None) -> Replay:
+    label = f"{begun.kind} {begun.id}"
+    with click.progressbar(length=max(begun.planned - begun.written, 0), label=label, file=sys.stderr) as bar:
+        try:
+            return worker.run(begun, rate, lambda written: bar.update(written))
+        except KeyboardInterrupt:
+            click.echo(f"\nCut off. `hub replay --resume {begun.id}` goes on where it was.", err=True)
+            raise click.exceptions.Exit(130) from None
+
+
+def _report(done: Replay, plan: Plan | None, as_json: bool) -> None:
+    if as_json:
+        echo_json(_replay_json(done) | (_plan_json(done.kind, plan) if plan else {}))
+    else:
+        click.echo(f"{done.kind} {done.id}: {done.written} deliveries are in the queue.")
+
+
+def _plan_text(kind: str, plan: Plan) -> str:
+    if not plan.total:
+        return "Nothing fits: there is nothing to send."
+    lines = [f"{kind}: {plan.versions} versions of {plan.documents} documents, {plan.total} deliveries"]
+    lines += [f"  {name}: {count}" for name, count in sorted(plan.deliveries.items())]
+    if plan.undecided:
+        lines.append(f"  {plan.undecided} of them are parked at once: their subscription's `where` or `when` fails.")
+    return "\n".join(lines)
+
+
+def _plan_json(kind: str, plan: Plan) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "documents": plan.documents,
+        "versions": plan.versions,
+        "deliveries": plan.total,
+        "subscriptions": dict(sorted(plan.deliveries.items())),
+        "undecided": plan.undecided,
+    }
+
+
+def _list(option: ProjectOption, as_json: bool) -> None:
+    found = Replays(option.store).all()
+    if as_json:
+        for one in found:
+            echo_json(_replay_json(one))
+        return
+    echo_table(
+        (
+            (
+                one.id,
+                one.kind,
+                rfc3339(one.created_at),
+                f"{one.written} of {one.planned}",
+                rfc3339(one.finished_at) if one.finished_at else "unfinished",
+                _request_text(one.filters),
+            )
+            for one in found
+        ),
+        ("id", "kind", "begun", "written", "finished", "of"),
+    )
+
+
+def _replay_json(one: Replay) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "kind": one.kind,
+        "filters": _request(one.filters),
+        "planned": one.planned,
+        "written": one.written,
+        "created_at": rfc3339(one.created_at),
+        "finished_at": rfc3339(one.finished_at) if one.finished_at else None,
+    }
+
+
+def _request(filters: Filters) -> dict[str, Any]:
+    import msgspec
+
+    request: dict[str, Any] = msgspec.to_builtins(filters)
+    return request
+
+
+def _request_text(filters: Filters) -> str:
+    return ", ".join(f"{name} {_plain(value)}" for name, value in _request(filters).items())
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+COMMANDS = (replay, backfill)

@@ -1,0 +1,325 @@
+"""Statements of replays and backfills: what they choose from, and the pieces in which they write their deliveries.
+
+A piece is one store transaction: its deliveries and the cursor past them. So a replay that is killed at any point
+goes on where it was, with no delivery twice in the queue and none missing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, takewhile
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from hub.delivery import State
+from hub.documents import Cause, Version
+from hub.errors import FaultError, InputError
+from hub.replay import Filters, Step
+from hub.store import tables
+from hub.store.database import Store, now
+from hub.store.journal import newest_number, version_of
+from hub.store.pieces import Pieces
+from hub.store.tables import CAUSES, EVENTS
+
+document, delivery, attempt, replay = tables.document, tables.delivery, tables.attempt, tables.replay
+STREAMED = 100  # versions in memory at one time
+PAST = "\uffff"  # in place of a subscription: past all of a document's
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """How far the deliveries have been written: up to this one, included. Documents go by entity, then key."""
+
+    entity: str = ""
+    key: str = ""
+    subscription: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A replay or backfill that was begun: a row of `replay`."""
+
+    id: int
+    kind: str  # replay, backfill
+    filters: Filters
+    cursor: Cursor
+    planned: int  # deliveries, when it began
+    written: int
+    created_at: int
+    finished_at: int  # 0: not yet
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One step, and what it is of."""
+
+    entity: str
+    key: str
+    subscription: str
+    step: Step
+    newest: int  # the document's newest version when this was planned
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.entity, self.key, self.subscription, self.step.version)
+
+
+class Replays:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # the replays themselves
+
+    def begin(self, kind: str, filters: Filters, planned: int) -> Replay:
+        values = {
+            "created_at": now(),
+            "kind": kind,
+            "request": msgspec.json.encode(filters).decode(),
+            "cursor": msgspec.json.encode(Cursor()).decode(),
+            "planned": planned,
+            "written": 0,
+            "finished_at": 0,
+        }
+        with self.store.write() as connection:
+            id = connection.execute(replay.insert().values(**values).returning(replay.c.id)).scalar_one()
+        return self.get(id)
+
+    def all(self) -> list[Replay]:
+        """The newest first."""
+        with self.store.read() as connection:
+            return [_replay(row) for row in connection.execute(sa.select(replay).order_by(replay.c.id.desc()))]
+
+    def get(self, id: int) -> Replay:
+        with self.store.read() as connection:
+            row = connection.execute(sa.select(replay).where(replay.c.id == id)).first()
+        if row is None:
+            raise InputError(f"There is no replay {id}.", "`hub replay --list` shows them.")
+        return _replay(row)
+
+    def unfinished(self) -> Replay:
+        """The newest one that was cut off."""
+        found = next((one for one in self.all() if not one.finished_at), None)
+        if found is None:
+            raise InputError("No replay was cut off.", "`hub replay --list` shows them all.")
+        return found
+
+    def finish(self, id: int) -> None:
+        with self.store.write() as connection:
+            connection.execute(replay.update().where(replay.c.id == id).values(finished_at=now()))
+
+    # what they choose from
+
+    def chosen(
+        self, entity: str, filters: Filters, cursor: Cursor, limit: int, replay_id: int
+    ) -> Iterator[tuple[str, Iterator[Version]]]:
+        """Of at most `limit` documents at and past the cursor, by key: the version before the first chosen, and on.
+
+        A key's versions have to be read before the next key is asked for.
+        """
+        entity_id = self._entity_id(entity)
+        first = (
+            sa.select(document.c.key, sa.func.min(document.c.version).label("version"))
+            .where(document.c.entity_id == entity_id, *_conditions(filters, self._subscriptions(filters), replay_id))
+            .where(_from(cursor, entity))
+            .group_by(document.c.key)
+            .order_by(document.c.key)
+            .limit(limit)
+            .subquery()
+        )
+        versions = document.alias("kept")
+        query = (
+            sa.select(versions)
+            .join(first, versions.c.key == first.c.key)
+            .where(versions.c.entity_id == entity_id, versions.c.version >= first.c.version - 1)
+            .order_by(versions.c.key, versions.c.version)
+        )
+        with self.store.read() as connection:
+            rows = connection.execution_options(yield_per=STREAMED).execute(query)
+            for key, group in groupby(rows, key=lambda row: row.key):
+                yield key, (version_of(row, entity) for row in group)
+
+    def current(self, entity: str, cursor: Cursor, limit: int) -> list[Version]:
+        """The documents that exist now, at and past the cursor, by key."""
+        query = (
+            sa.select(document)
+            .where(
+                document.c.entity_id == self._entity_id(entity),
+                document.c.version == newest_number(document.c.entity_id, document.c.key),
+                document.c.body.is_not(None),
+                _from(cursor, entity),
+            )
+            .order_by(document.c.key)
+            .limit(limit)
+        )
+        with self.store.read() as connection:
+            return [version_of(row, entity) for row in connection.execute(query)]
+
+    def failed(self, subscription: str, entity: str, key: str, replay_id: int) -> set[int]:
+        """The versions of a document that are parked, or were until this replay queued them."""
+        query = sa.select(delivery.c.version).where(
+            delivery.c.entity_id == self._entity_id(entity),
+            delivery.c.key == key,
+            delivery.c.subscription_id == (self.store.find_name("subscription", subscription) or 0),
+            _failed(replay_id),
+        )
+        with self.store.read() as connection:
+            return set(connection.scalars(query))
+
+    def turns(self, entity: str, keys: Sequence[str]) -> dict[tuple[int, str, int], int]:
+        """By subscription id, key and version: the turn that was last planned, where it is known."""
+        found: dict[tuple[int, str, int], int] = {}
+        with self.store.read() as connection:
+            for table in (attempt, delivery):
+                query = (
+                    sa.select(table.c.subscription_id, table.c.key, table.c.version, sa.func.max(table.c.turn))
+                    .where(table.c.entity_id == self._entity_id(entity), table.c.key.in_(keys))
+                    .group_by(table.c.subscription_id, table.c.key, table.c.version)
+                )
+                for subscription_id, key, version, turn in connection.execute(query):
+                    place = (subscription_id, key, version)
+                    found[place] = max(turn, found.get(place, 0))
+        return found
+
+    # what they write
+
+    def write(self, begun: Replay, cursor: Cursor, sends: Sequence[Send], pieces: Pieces) -> int:
+        """Put the deliveries of one entity in the queue, and the cursor from `cursor` past them.
+
+        How many of them: what follows a document that has got a newer version meanwhile is to be planned again.
+        FaultError when another process has moved the cursor.
+        """
+        entity_id = self._entity_id(sends[0].entity)
+        keys = list(dict.fromkeys(send.key for send in sends))
+        turns = self.turns(sends[0].entity, keys)
+        ids = {name: self.store.name_id("subscription", name) for name in {send.subscription for send in sends}}
+        rows = [_row(send, ids[send.subscription], entity_id, turns, begun) for send in sends]
+        with pieces.write(self.store, len(rows)) as connection:
+            if not self.store.is_sqlite:  # a version that is being made would get in before these, and be overtaken
+                connection.exec_driver_sql("LOCK TABLE document IN SHARE MODE")
+            newest = _newest(connection, entity_id, keys)
+            fresh = list(takewhile(lambda send: newest.get(send.key) == send.newest, sends))
+            if fresh:
+                self._move_cursor(connection, begun.id, cursor, fresh)
+                _replace(connection, rows[: len(fresh)])
+        self.store.ring("dispatch")
+        return len(fresh)
+
+    def _move_cursor(self, connection: sa.Connection, id: int, cursor: Cursor, sends: Sequence[Send]) -> None:
+        moved = connection.execute(
+            replay.update()
+            .where(replay.c.id == id, replay.c.cursor == msgspec.json.encode(cursor).decode())
+            .values(cursor=msgspec.json.encode(sends[-1].cursor).decode(), written=replay.c.written + len(sends))
+        ).rowcount
+        if not moved:
+            raise FaultError(f"Replay {id} is running in another process.", "Wait for it, or end it first.")
+
+    def _entity_id(self, entity: str) -> int:
+        return self.store.find_name("entity", entity) or 0
+
+    def _subscriptions(self, filters: Filters) -> list[int]:
+        return [self.store.find_name("subscription", name) or 0 for name in filters.subscriptions]
+
+
+def _from(cursor: Cursor, entity: str) -> sa.ColumnElement[bool]:
+    if cursor.entity != entity:
+        return sa.true()
+    return document.c.key > cursor.key if cursor.subscription == PAST else document.c.key >= cursor.key
+
+
+def _conditions(filters: Filters, subscriptions: Sequence[int], replay_id: int) -> list[sa.ColumnElement[bool]]:
+    """`Filters.choose` as SQL, and what it leaves aside; a little wide for merged versions and `failed`."""
+    found: list[sa.ColumnElement[bool]] = []
+    if filters.keys:
+        found.append(document.c.key.in_(filters.keys))
+    if filters.since is not None:
+        found.append(document.c.committed_at >= filters.since)
+    if filters.until is not None:
+        found.append(document.c.committed_at < filters.until)
+    if filters.from_lsn is not None:
+        found.append(document.c.lsn >= filters.from_lsn)
+    if filters.to_lsn is not None:
+        found.append(document.c.lsn <= filters.to_lsn)
+    if filters.transaction is not None:
+        found.append(sa.or_(document.c.transaction == filters.transaction, document.c.merged.is_not(None)))
+    if filters.failed:
+        found.append(_is_failed(subscriptions, replay_id))
+    return found
+
+
+def _is_failed(subscriptions: Sequence[int], replay_id: int) -> sa.ColumnElement[bool]:
+    return sa.exists().where(
+        delivery.c.entity_id == document.c.entity_id,
+        delivery.c.key == document.c.key,
+        delivery.c.version == document.c.version,
+        _failed(replay_id),
+        delivery.c.subscription_id.in_(subscriptions) if subscriptions else sa.true(),
+    )
+
+
+def _failed(replay_id: int) -> sa.ColumnElement[bool]:
+    return sa.or_(delivery.c.state == int(State.PARKED), delivery.c.replay_id == replay_id)
+
+
+def _newest(connection: sa.Connection, entity_id: int, keys: Sequence[str]) -> dict[str, int]:
+    query = (
+        sa.select(document.c.key, sa.func.max(document.c.version))
+        .where(document.c.entity_id == entity_id, document.c.key.in_(keys))
+        .group_by(document.c.key)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _row(
+    send: Send,
+    subscription_id: int,
+    entity_id: int,
+    turns: dict[tuple[int, str, int], int],
+    begun: Replay,
+) -> dict[str, Any]:
+    turn = turns.get((subscription_id, send.key, send.step.version), 0)
+    if begun.filters.new_ids:
+        turn = max(turn + 1, begun.id)  # of two replays the later one's number is higher: never the same id again
+    return {
+        "subscription_id": subscription_id,
+        "entity_id": entity_id,
+        "key": send.key,
+        "version": send.step.version,
+        "before_version": send.step.before_version,
+        "turn": turn,
+        "event": EVENTS.index(send.step.event),
+        "cause": CAUSES.index(Cause.BACKFILL if begun.kind == "backfill" else Cause.REPLAY),
+        "state": int(State.PARKED if send.step.failure else State.PENDING),
+        "due_at": 0,
+        "attempts": 0,
+        "created_at": now(),
+        "reason": send.step.failure or None,
+        "replay_id": begun.id,
+    }
+
+
+def _replace(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """What waits or is parked of the same versions goes: its place in the queue is the replay's."""
+    connection.execute(
+        delivery.delete().where(
+            delivery.c.entity_id == sa.bindparam("e"),
+            delivery.c.key == sa.bindparam("k"),
+            delivery.c.version == sa.bindparam("v"),
+            delivery.c.subscription_id == sa.bindparam("s"),
+        ),
+        [{"e": r["entity_id"], "k": r["key"], "v": r["version"], "s": r["subscription_id"]} for r in rows],
+    )
+    connection.execute(delivery.insert(), list(rows))
+
+
+def _replay(row: Any) -> Replay:
+    return Replay(
+        id=row.id,
+        kind=row.kind,
+        filters=msgspec.json.decode(row.request, type=Filters),
+        cursor=msgspec.json.decode(row.cursor, type=Cursor),
+        planned=row.planned,
+        written=row.written,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )

@@ -1,0 +1,154 @@
+from typing import Any
+
+import pytest
+
+from hub.catalogue import Kind
+from hub.documents import Cause, Event, Field, Shape, Version, encode
+from hub.errors import InputError
+from hub.project import DeliveryPolicy, SubscriptionConfig
+from hub.replay import DocumentReplay, Filters, Step, plan_backfill, refuse_empty
+from hub.subscriptions import Subscription
+
+SHAPE = Shape({"status": Field(Kind.TEXT), "note": Field(Kind.TEXT)})
+C, U, D = Event.CREATED, Event.UPDATED, Event.DELETED
+
+
+def _version(number: int, tree: Any, before: Any) -> Version:
+    event = D if tree is None else C if before is None else U
+    return Version(
+        entity="order",
+        key="42",
+        version=number,
+        event=event,
+        cause=Cause.ROW,
+        lsn=number * 0x100,
+        transaction=700 + number,
+        committed_at=number * 1000,
+        body=None if tree is None else encode(tree),
+    )
+
+
+def _versions(*statuses: str | None, first: int = 1) -> list[Version]:
+    """One version for each status; None is a delete. Before the first there is none unless it is not number 1."""
+    trees: list[Any] = [None if status is None else {"status": status, "note": "x"} for status in statuses]
+    before = [None if first == 1 else {}, *trees]
+    return [_version(first + place, tree, before[place]) for place, tree in enumerate(trees)]
+
+
+def _subscription(**settings: Any) -> Subscription:
+    return Subscription.compile(SubscriptionConfig("crm", "order", "crm", **settings), SHAPE)
+
+
+def _steps(subscription: Subscription, versions: list[Version], *chosen: int) -> list[Step]:
+    plan = DocumentReplay(subscription, lambda version: version.version in chosen)
+    for version in versions:
+        plan.add(version)
+    return plan.steps()
+
+
+def test_the_chosen_versions_come_in_order_and_end_with_the_newest() -> None:
+    """Each with the event and the before that it had."""
+    versions = _versions("new", "paid", "sent", "done")
+
+    assert [Step(2, 1, U), Step(4, 3, U)] == _steps(_subscription(), versions, 2)
+
+
+def test_nothing_is_added_when_the_newest_is_chosen() -> None:
+    """The whole history is replayed as it was."""
+    versions = _versions("new", "paid", None, "new")
+
+    assert [Step(1, 0, C), Step(2, 1, U), Step(3, 2, D), Step(4, 0, C)] == _steps(_subscription(), versions, 1, 2, 3, 4)
+
+
+def test_latest_sends_only_the_newest() -> None:
+    """However many versions were chosen."""
+    latest = _subscription(delivery=DeliveryPolicy(mode="latest"))
+
+    assert [Step(4, 3, U)] == _steps(latest, _versions("new", "paid", "sent", "done"), 1, 2)
+
+
+def test_a_document_that_left_the_set_ends_with_its_leave() -> None:
+    """Version 3 left the set, version 4 is outside too: the receiver ends without the document."""
+    paid = _subscription(match={"status": ["paid"]})
+
+    assert [Step(2, 0, C), Step(3, 2, D)] == _steps(paid, _versions("new", "paid", "sent", "done"), 2)
+
+
+def test_versions_outside_the_set_are_not_sent() -> None:
+    """Nor does a chosen one outside bring the newest along."""
+    paid = _subscription(match={"status": ["paid"]})
+
+    assert _steps(paid, _versions("new", "open", "paid"), 1, 2) == []
+
+
+def test_a_deleted_document_ends_deleted() -> None:
+    """The receiver does not keep what no longer exists."""
+    assert [Step(1, 0, C), Step(3, 2, D)] == _steps(_subscription(), _versions("new", "paid", None), 1)
+
+
+def test_the_newest_ends_it_though_its_own_change_was_not_sent() -> None:
+    """Version 3 was sent, 4 changed nothing that the subscription asks for: 4 is whole, so it is sent for both."""
+    changed = _subscription(changed=("status",))
+    versions = _versions("new", "paid", "sent", "sent")
+
+    assert [Step(1, 0, C), Step(4, 3, U)] == _steps(changed, versions, 1)
+
+
+def test_a_receiver_that_got_nothing_later_is_sent_nothing_later() -> None:
+    """After the chosen one no version was for this subscription."""
+    changed = _subscription(changed=("status",))
+
+    assert [Step(2, 1, U)] == _steps(changed, _versions("new", "paid", "paid"), 2)
+
+
+def test_a_version_whose_before_was_pruned_is_still_sent() -> None:
+    """As an update without before, if it is in the set."""
+    assert [Step(7, 0, U), Step(8, 7, U)] == _steps(_subscription(), _versions("paid", "sent", first=7), 7)
+    assert _steps(_subscription(match={"status": ["open"]}), _versions("paid", first=7), 7) == []
+
+
+def test_on_keeps_out_what_is_not_asked_for() -> None:
+    """A subscription without `deleted` ends with the last version that it was sent."""
+    keeps = _subscription(on=("created", "updated"))
+
+    assert [Step(1, 0, C), Step(2, 1, U)] == _steps(keeps, _versions("new", "paid", None), 1)
+
+
+def test_a_backfill_creates_what_is_in_the_set() -> None:
+    """And passes over what is outside or deleted."""
+    paid = _subscription(match={"status": ["paid"]})
+    new, now_paid, gone = _versions("new", "paid", None)
+
+    assert [None, Step(2, 0, C), None] == [plan_backfill(paid, version) for version in (new, now_paid, gone)]
+
+
+@pytest.mark.parametrize(
+    ("filters", "chosen"),
+    [
+        (Filters(), [1, 2, 3, 4]),
+        (Filters(since=2000), [2, 3, 4]),
+        (Filters(until=2000), [1]),
+        (Filters(since=2000, until=4000), [2, 3]),
+        (Filters(from_lsn=0x300), [3, 4]),
+        (Filters(to_lsn=0x300), [1, 2, 3]),
+        (Filters(transaction=703), [3]),
+    ],
+)
+def test_filters_choose_by_time_position_and_transaction(filters: Filters, chosen: list[int]) -> None:
+    """`since` and both WAL positions are included, `until` is not."""
+    versions = _versions("a", "b", "c", "d")
+
+    assert chosen == [version.version for version in versions if filters.choose(version)]
+
+
+def test_a_merged_transaction_chooses_its_version() -> None:
+    """A version that stands for two commits is found by either."""
+    merged = Version("order", "42", 1, C, Cause.ROW, 1, 700, 1, b"{}", merged=(699,))
+
+    assert Filters(transaction=699).choose(merged)
+
+
+def test_a_replay_of_nothing_in_particular_is_refused() -> None:
+    """`--new-ids` alone chooses nothing."""
+    with pytest.raises(InputError, match="what to send"):
+        refuse_empty(Filters(new_ids=True))
