@@ -186,7 +186,7 @@ def _is_name(name: str, fields: Fields, what: str = "source") -> bool:
 
 def _source(name: str, sources: Fields) -> Source:
     place = sources.at(name)
-    fields = sources.map(name, KEYS["source"], f"The source {name!r}")
+    fields = sources.map(name, KEYS["source"], f"the source {name!r}")
     if fields is None:
         return Source(name, "", "hub", place=place)
     url = fields.text("url", example="${SOURCE_URL}")
@@ -205,7 +205,9 @@ def _slot(fields: Fields) -> str:
     allowed = set("abcdefghijklmnopqrstuvwxyz0123456789_")
     if slot and (not set(slot) <= allowed or len(slot) > 50):
         fields.wrong(
-            "slot", f"cannot be {slot!r}.", "Postgres takes lower-case letters, digits and _, at most 50 here."
+            "slot",
+            f"cannot be {fields.shown('slot')}.",
+            "Postgres takes lower-case letters, digits and _, at most 50 here.",
         )
     return slot
 
@@ -255,7 +257,7 @@ def _retention(fields: Fields) -> Retention:
 
 
 def _entity(tree: Node, sources: Mapping[str, Source], only_source: str, problems: Problems) -> EntityConfig:
-    fields = Fields(tree, "An entity", KEYS["entity"], problems)
+    fields = Fields(tree, "the entity", KEYS["entity"], problems)
     name = fields.name("entity", "order")
     derived = fields.flag("derived", False)
     if derived:
@@ -296,10 +298,14 @@ def _table(fields: Fields, key: str, example: str = "public.orders") -> str:
     text = fields.text(key, example=example)
     if '"' in text:
         fields.wrong(
-            key, f"is {text!r} in quotes.", "Write names as in the catalogue, case kept, without double quotes."
+            key,
+            f"is {fields.shown(key)}, in quotes.",
+            "Write names as in the catalogue, case kept, without double quotes.",
         )
     if text.startswith(".") or text.endswith("."):
-        fields.wrong(key, f"is {text!r}, which is no table's name.", "Write SCHEMA.TABLE, or TABLE for one in public.")
+        fields.wrong(
+            key, f"is {fields.shown(key)}, which is no table's name.", "Write SCHEMA.TABLE, or TABLE for one in public."
+        )
     return f"public.{text}" if text and "." not in text else text
 
 
@@ -322,7 +328,7 @@ def _rename(fields: Fields) -> dict[str, str]:
     renamed = {column: below.text(column) for column in below.entries}
     for column, name in renamed.items():
         if name and list(renamed.values()).index(name) != list(renamed).index(column):
-            below.wrong(column, f"is {name!r}, the name of another renamed column.", "Give each its own name.")
+            below.wrong(column, "is the name of another renamed column.", "Give each its own name.")
     return {column: name for column, name in renamed.items() if name}
 
 
@@ -357,7 +363,7 @@ def _relations(fields: Fields) -> tuple[Relation, ...]:
 
 
 def _relation(name: str, kind: str, siblings: Fields) -> Relation | None:
-    fields = siblings.map(name, KEYS[kind], f"The {kind} {name!r}")
+    fields = siblings.map(name, KEYS[kind], f"the {kind} {name!r}")
     if fields is None:
         return None
     fields.require("foreign_key", f"{name}_id" if kind == "belongs_to" else "parent_id")
@@ -395,7 +401,7 @@ def _count(columns: tuple[str, ...]) -> str:
 
 
 def _destination(tree: Node, problems: Problems) -> Destination:
-    fields = Fields(tree, "A destination", None, problems)
+    fields = Fields(tree, "the destination", None, problems)
     own = KEYS["destination"]
     return Destination(
         name=fields.name("destination", "crm"),
@@ -421,7 +427,7 @@ def _limits(fields: Fields) -> Limits:
 
 
 def _subscription(tree: Node, problems: Problems) -> SubscriptionConfig:
-    fields = Fields(tree, "A subscription", KEYS["subscription"], problems)
+    fields = Fields(tree, "the subscription", KEYS["subscription"], problems)
     match = fields.map("match", None, "'match'")
     return SubscriptionConfig(
         name=fields.name("subscription", "crm-orders"),

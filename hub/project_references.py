@@ -41,7 +41,10 @@ def _check_streams(source: Source, project: Project, references: _References) ->
             place = source.places.get(f"streams.{stream}[{index}]") or source.places[f"streams.{stream}"]
             references.check("entity", name, project.entities, place)
             entity = project.entities.get(name)
-            if entity and entity.source != source.name:
+            if entity and entity.derived:
+                what = f"The stream {stream!r} names {name!r}, a derived entity, which no stream carries."
+                references.problems.add(place, what, "Remove it from the stream.")
+            elif entity and entity.source != source.name and entity.source in project.sources:
                 what = f"The stream {stream!r} names the entity {name!r}, which is not of the source {source.name!r}."
                 references.problems.add(place, what, "Remove it from the stream.")
             if name in seen:

@@ -58,14 +58,16 @@ class Fields:
     """One map of the YAML, and what its keys must hold."""
 
     def __init__(self, node: Node, where: str, known: Listing[str] | None, problems: Problems) -> None:
-        """`where` names the map in sentences; `known` are its keys, None when any will do."""
+        """`where` names the map inside a sentence; `known` are its keys, None when any will do."""
         self.where = where
+        self.Where = where[:1].upper() + where[1:]
         self.problems = problems
         self.place = node.place
+        self.misspelt: set[str] = set()  # known keys that an unknown one may be a slip of
         self.entries = node.entries if isinstance(node, Map) else {}
         if not isinstance(node, Map) and not _is_broken(node):
             problems.add(
-                node.place, f"{where} must be a map, but is {kind_of(node)}.", "Write it as 'key: value' lines."
+                node.place, f"{self.Where} must be a map, but is {kind_of(node)}.", "Write it as 'key: value' lines."
             )
         if known is not None:
             self._report_unknown(known)
@@ -73,7 +75,8 @@ class Fields:
     def _report_unknown(self, known: Listing[str]) -> None:
         for key, entry in self.entries.items():
             if key not in known:
-                self.problems.add(entry.place, f"{self.where} has no key {key!r}.", did_you_mean(key, known))
+                self.misspelt |= set(nearest(key, known))
+                self.problems.add(entry.place, f"{self.Where} has no key {key!r}.", did_you_mean(key, known))
 
     def has(self, key: str) -> bool:
         return key in self.entries
@@ -87,14 +90,15 @@ class Fields:
 
     def wrong(self, key: str, what: str, remedy: str = "") -> None:
         """A problem with the value of `key`."""
+        place = self.at(key)
         node = self.entries[key].value if key in self.entries else None
-        self.problems.add(node.place if node else self.place, f"{key!r} of {self.where} {what}", remedy)
+        if node is not None and not (isinstance(node, Scalar) and node.text == ""):  # nothing has no place of its own
+            place = node.place
+        self.problems.add(place, f"{key!r} of {self.where} {what}", remedy)
 
     def require(self, key: str, example: str) -> None:
-        if key not in self.entries:
-            near = nearest(key, self.entries)
-            remedy = f"Add '{key}: {example}'" + (f"; is {near[0]!r} meant to be it?" if near else ".")
-            self.problems.add(self.place, f"{self.where} has no {key!r}.", remedy)
+        if key not in self.entries and key not in self.misspelt:
+            self.problems.add(self.place, f"{self.Where} has no {key!r}.", f"Add '{key}: {example}'.")
 
     def node(self, key: str) -> Node | None:
         """The value; None when there is none, or when it is empty, which is reported."""
@@ -135,49 +139,52 @@ class Fields:
         """A name of letters, digits, - and _; required."""
         text = self.text(key, example=example)
         if text and not NAME.fullmatch(text):
-            self.wrong(key, f"is {self._shown(key)}, which is not a name.", "Use only letters, digits, - and _.")
+            self.wrong(key, f"is {self.shown(key)}, which is not a name.", "Use only letters, digits, - and _.")
             return ""
         return text
 
-    def _shown(self, key: str) -> str:
+    def shown(self, key: str) -> str:
         """A value as the file has it, references unreplaced."""
-        node = self.entries[key].value
-        return repr(node.written) if isinstance(node, Scalar) else kind_of(node)
+        return _shown(self.entries[key].value)
 
     def names(self, key: str) -> tuple[str, ...]:
         """One text, or a list of different ones."""
+        return tuple(text for _, text in self._texts(key))
+
+    def _texts(self, key: str) -> list[tuple[Node, str]]:
         node = self.node(key)
         if node is None:
-            return ()
+            return []
         items = node.items if isinstance(node, Sequence) else (node,)
-        texts: list[str] = []
+        texts: dict[str, Node] = {}
         for item in items:
             text = self._as_text(item)
             if text:
                 if text in texts:
-                    self.problems.add(item.place, f"{key!r} of {self.where} names {text!r} twice.", "Keep one.")
-                texts.append(text)
+                    self.problems.add(item.place, f"{key!r} of {self.where} names {_shown(item)} twice.", "Keep one.")
+                texts.setdefault(text, item)
             elif not _is_broken(item):
                 what = f"{key!r} of {self.where} must be text or a list of texts, but holds {_held(item)}."
                 self.problems.add(item.place, what, self._quote(item))
-        if isinstance(node, Sequence) and not items:
+        if not items:
             self.wrong(key, "is an empty list.", "Name something, or delete the line.")
-        return tuple(texts)
+        return [(item, text) for text, item in texts.items()]
 
     def choices(self, key: str, options: Listing[str], default: tuple[str, ...]) -> tuple[str, ...]:
         """One or several of `options`."""
         if not self.has(key):
             return default
-        chosen = self.names(key)
-        for text in chosen:
+        chosen = self._texts(key)
+        for item, text in chosen:
             if text not in options:
-                self.wrong(key, f"names {text!r}, which is not known.", did_you_mean(text, options))
-        return tuple(text for text in chosen if text in options)
+                what = f"{key!r} of {self.where} cannot hold {_shown(item)}."
+                self.problems.add(item.place, what, did_you_mean(text, options))
+        return tuple(text for _, text in chosen if text in options)
 
     def choice(self, key: str, options: Listing[str], default: str) -> str:
         text = self.text(key, default)
         if text not in options:
-            self.wrong(key, f"cannot be {self._shown(key)}.", f"Write {' or '.join(options)}.")
+            self.wrong(key, f"cannot be {self.shown(key)}.", f"Write {' or '.join(options)}.")
             return default
         return text
 
@@ -199,7 +206,7 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             self.wrong(
                 key,
-                f"must be a whole number from {low:,} to {high:,}, but is {self._shown(key)}.",
+                f"must be a whole number from {low:,} to {high:,}, but is {self.shown(key)}.",
                 f"Write {default}, for example.",
             )
             return default
@@ -230,9 +237,8 @@ class Fields:
             return None
         value = duration(node.text) if isinstance(node, Scalar) else None
         if value is None:
-            shown = repr(node.written) if isinstance(node, Scalar) else kind_of(node)
             remedy = "Write a number and its unit, ms, s, m, h or d: 5s, 1.5h, 30d."
-            self.problems.add(node.place, f"{key!r} of {self.where} must be a duration, but is {shown}.", remedy)
+            self.problems.add(node.place, f"{key!r} of {self.where} must be a duration, but is {_shown(node)}.", remedy)
         return value
 
     def rate(self, key: str) -> tuple[int, float] | None:
@@ -241,7 +247,7 @@ class Fields:
             return None
         value = rate(node.text) if isinstance(node, Scalar) else None
         if value is None:
-            self.wrong(key, f"must be a rate, but is {self._shown(key)}.", "Write requests per time: 100/10s.")
+            self.wrong(key, f"must be a rate, but is {self.shown(key)}.", "Write requests per time: 100/10s.")
         return value
 
     def map(self, key: str, known: Listing[str] | None, where: str) -> "Fields | None":
@@ -260,6 +266,10 @@ def _retyped(node: Node) -> Any:
     if not isinstance(node, Scalar):
         return None
     return Scalar(node.place, node.text, node.written, typed=True).value if node.from_environment else node.value
+
+
+def _shown(node: Node) -> str:
+    return repr(node.written) if isinstance(node, Scalar) else kind_of(node)
 
 
 def _is_broken(node: Node) -> bool:
