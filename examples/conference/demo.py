@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+import httpx
 
 from examples.conference import traffic
 from examples.conference.accounts import Delivery
@@ -50,17 +51,30 @@ def perform(places: Places, stack: ExitStack) -> Stage:
     """From nothing to the verdict; `stack` ends what was started."""
     heading("An events company, the hub and three partners, all on this machine")
     stage = start(places, stack)
-    heading("What people do in the legacy application, and what becomes of it")
-    show(stage)
-    heading(f"{VISITORS} visitors at once, {CALLS} calls each")
-    press(stage)
-    heading("An operator replays one document")
-    replay(stage)
-    heading("Is everything there, and is it right?")
-    judge(stage)
+    with _plainly(stage):
+        heading("What people do in the legacy application, and what becomes of it")
+        show(stage)
+        heading(f"{VISITORS} visitors at once, {CALLS} calls each")
+        press(stage)
+        heading("An operator replays one document")
+        replay(stage)
+        heading("Is everything there, and is it right?")
+        judge(stage)
     heading("Something is wrong, see above." if stage.books.faults else "Every change is delivered and right.")
     guide(stage)
     return stage
+
+
+@contextmanager
+def _plainly(stage: Stage) -> Iterator[None]:
+    """A server that is gone or refuses is one sentence: what ended, or what it answered."""
+    try:
+        yield
+    except (traffic.Refusal, httpx.HTTPError) as error:
+        stage.alive()
+        raise FaultError(
+            f"The demo cannot go on: {error}", f"See the logs in {_near(stage.places.directory)}."
+        ) from error
 
 
 def show(stage: Stage) -> None:
@@ -146,7 +160,7 @@ def stay(stage: Stage) -> None:
     """A call now and then until Ctrl-C."""
     number = 1000
     try:
-        with traffic.Front(stage.legacy) as front:
+        with _plainly(stage), traffic.Front(stage.legacy) as front:
             while True:
                 traffic.play(traffic.visitor(number, 20), lambda call: _tell_later(stage, front, call))
                 number += 1

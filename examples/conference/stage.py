@@ -1,11 +1,13 @@
 """The demo's stage: its directory, the servers in it, and the hub, each one ended with the stage."""
 
 import base64
+import contextlib
 import fcntl
 import os
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
+import psutil
 import psycopg
 import sqlalchemy as sa
 
@@ -164,11 +167,21 @@ def own_directory(directory: Path) -> Iterator[Places]:
         except BlockingIOError:
             raise OutsideError(f"A demo runs in {directory} already.", "End it with Ctrl-C in its terminal.") from None
         places = Places(directory)
-        if places.postgres.exists():
-            LocalPostgres(places.postgres, "pypi").stop(immediate=True)  # left by a demo that was killed
+        _clear_away(LocalPostgres(places.postgres, "pypi"))
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(exist_ok=True)
         yield places
+
+
+def _clear_away(server: LocalPostgres) -> None:
+    """End and remove what a demo that was killed has left; a server's working directory is its data directory."""
+    pid = server.data / "postmaster.pid"
+    with contextlib.suppress(OSError, ValueError, IndexError, psutil.Error):
+        process = psutil.Process(int(pid.read_text().splitlines()[0]))
+        if Path(process.cwd()) == server.data:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(COMMAND_SECONDS)
+    shutil.rmtree(server.directory, ignore_errors=True)
 
 
 def start(places: Places, stack: ExitStack) -> Stage:
@@ -265,14 +278,17 @@ def hub_command(places: Places) -> list[str]:
 
 
 def _command(places: Places, environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*hub_command(places), *arguments],
-        env={**os.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-    )
+    try:
+        return subprocess.run(
+            [*hub_command(places), *arguments],
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise FaultError(f"`hub {arguments[0]}` did not end within {COMMAND_SECONDS:.0f} s.") from None
 
 
 def _free_port() -> int:
