@@ -48,7 +48,7 @@ class Store:
                 f"synchronous = {'FULL' if durable else 'NORMAL'}",
                 "cache_size = -65536",
                 "temp_store = MEMORY",
-                "wal_autocheckpoint = 4000",
+                "wal_autocheckpoint = 20000",
                 f"busy_timeout = {int(BUSY_TIMEOUT * 1000)}",
             ):
                 connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,3 @@
+from hub.commands import main
+
+main(prog_name="hub")

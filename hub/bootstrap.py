@@ -1,0 +1,155 @@
+"""The composition root: the one module that knows `cdc` and `connectors`, and joins them with the hub's own parts."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import psycopg
+
+from hub.capturing import Outside, entities_of
+from hub.catalogue import Catalogue, Column
+from hub.changes import Feed
+from hub.check import check
+from hub.connector import kinds_of_package, read_settings
+from hub.dispatch import Dispatcher
+from hub.documents import Shape
+from hub.entities import Entity, compile_entity
+from hub.errors import OutsideError, ProjectError
+from hub.project import Project, Source, SubscriptionConfig
+from hub.store import streams
+from hub.store.database import Store
+from hub.subscriptions import Subscription
+
+
+def read_catalogue(source: Source, tables: Sequence[str] | None = None) -> Catalogue:
+    """The source's catalogue. OutsideError when the source cannot be reached."""
+    from cdc import catalogue
+    from cdc import source as sources
+
+    with sources.connect(source.url) as connection:
+        return catalogue.read_catalogue(connection, tables)
+
+
+def unsupported_type(column: Column, server_version: int) -> str | None:
+    """Why a column's values cannot be followed exactly; None when they can."""
+    from cdc import values
+
+    return values.unsupported(column, server_version)
+
+
+def value_expression(column: Column, operand: str | None = None) -> str:
+    """The SQL expression that returns what a document holds of a column."""
+    from cdc import values
+
+    return values.sql_expression(column, operand)
+
+
+class StreamOutside(Outside):
+    """One stream's source, by `cdc`."""
+
+    def __init__(self, project: Project, stream: str) -> None:
+        self._project = project
+        self._stream = stream
+        self._source = project.sources[stream.split("/", 1)[0]]
+        self._slot = slot_of(self._source, stream)
+
+    def read_catalogue(self) -> Catalogue:
+        catalogue = read_catalogue(self._source, sorted(self._tables()))
+        problems = [p for p in check(self._project, {self._source.name: catalogue}, unsupported_type) if not p.warning]
+        if problems:
+            raise ProjectError(problems)
+        return catalogue
+
+    def _tables(self) -> set[str]:
+        def below(relations: Sequence[Any]) -> set[str]:
+            return {
+                name
+                for relation in relations
+                for name in (relation.table, relation.through, *below(relation.relations))
+                if name
+            }
+
+        return {
+            table
+            for config in self._project.entities.values()
+            if config.source == self._source.name and not config.derived
+            for table in {config.table, *below(config.relations)}
+        }
+
+    def require_ready(self, columns: Mapping[str, Sequence[str]], *, slot_is_ours: bool) -> None:
+        from cdc import source as sources
+
+        sources.require_ready(self._source.url, self._slot, columns, slot_is_ours=slot_is_ours)
+
+    def missed(self, position: int) -> str:
+        from cdc import source as sources
+
+        return sources.missed(self._source.url, self._slot, position)
+
+    def mark(self) -> int:
+        from cdc import source as sources
+
+        return sources.mark(self._source.url)
+
+
+def slot_of(source: Source, stream: str) -> str:
+    """Slot and publication of a stream: the source's own name for "main", with the stream's name behind for others."""
+    name = stream.split("/", 1)[1]
+    return source.slot if name == "main" else f"{source.slot}_{name}"
+
+
+def build_feed(project: Project, store: Store, stream: str) -> Feed:
+    """The embedded engine of one stream. OutsideError when its extra is not installed."""
+    try:
+        from cdc.engine import EngineFeed
+    except ImportError as error:
+        raise OutsideError(
+            f"The embedded mode needs the package {error.name}.", "Install the hub with its extra: hub-cdc[embedded]."
+        ) from error
+    source = project.sources[stream.split("/", 1)[0]]
+    directory = store.path.parent if store.is_sqlite else project.directory / "var"
+    return EngineFeed(source.url, slot_of(source, stream), directory)
+
+
+def stored_entities(project: Project, store: Store) -> dict[str, Entity]:
+    """Entities as the stored documents were made; those whose stream has no snapshot yet are left out."""
+    entities: dict[str, Entity] = {}
+    for stream in stream_names(project):
+        state = streams.load_stream(store, stream)
+        if state is not None:
+            for config in entities_of(project, stream):
+                entities[config.name] = compile_entity(config, state.catalogue)
+    return entities
+
+
+def stream_names(project: Project) -> list[str]:
+    """ "source/stream", of every stream that has entities."""
+    from hub.capturing import stream_of
+
+    return sorted({stream_of(project, entity) for entity in project.entities.values() if not entity.derived})
+
+
+def compile_subscription(config: SubscriptionConfig, entities: Mapping[str, Entity]) -> Subscription:
+    entity = entities.get(config.entity)
+    return Subscription.compile(config, entity.shape if entity else Shape({}))
+
+
+def build_dispatcher(project: Project, store: Store) -> Dispatcher:
+    """ProjectError when a destination's settings are not what its connector takes."""
+    import connectors
+
+    kinds = kinds_of_package(connectors, importlib.import_module)
+    entities = stored_entities(project, store)
+    subscriptions = {name: compile_subscription(c, entities) for name, c in project.subscriptions.items()}
+    openers = {}
+    for name, destination in project.destinations.items():
+        kind = kinds(destination.connector)
+        openers[name] = partial(kind.open, read_settings(kind, destination), destination.limits)
+    return Dispatcher(store, project, subscriptions, openers)
+
+
+def connect_source(source: Source) -> psycopg.Connection[Any]:
+    from cdc import source as sources
+
+    return sources.connect(source.url)

@@ -1,0 +1,172 @@
+"""`hub run`: every role under supervision, or one role by itself."""
+
+import asyncio
+import hashlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from hub.commands.context import ProjectOption, pass_project
+from hub.errors import InputError
+from hub.logs import configure
+
+if TYPE_CHECKING:
+    from hub.project import Project
+    from hub.store.database import Store
+
+
+@click.command()
+@click.option("--role", type=click.Choice(["capture", "dispatch"]), help="Run this role alone, without supervision.")
+@click.option("--stream", help="With --role capture: which stream, as source/stream. Needed when there are several.")
+@click.option("--until-idle", is_flag=True, help="End once caught up and settled, fan-outs included.")
+@click.option("--supervised", is_flag=True, hidden=True, help="End when stdin ends.")
+@pass_project
+def run(option: ProjectOption, role: str | None, stream: str | None, until_idle: bool, supervised: bool) -> None:
+    """Follow the source and deliver, until SIGTERM or Ctrl-C.
+
+    \b
+    hub run                       all roles on this machine
+    hub run --until-idle          catch up, deliver, end
+    hub run --role dispatch       one role
+    """
+    project = option.project
+    configure(role or "run")
+    if supervised:
+        _end_with_stdin()
+    if role == "capture":
+        _capture(project, _stream(project, stream), until_idle)
+    elif role == "dispatch":
+        _dispatch(project, until_idle, supervised)
+    else:
+        _supervise(option, until_idle)
+
+
+def _end_with_stdin() -> None:
+    """Our supervisor holds the other end: when it dies, so do we."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stream(project: "Project", stream: str | None) -> str:
+    from hub.bootstrap import stream_names
+    from hub.commands.context import known
+
+    names = stream_names(project)
+    if stream is not None:
+        return known(stream, names, "stream")
+    if len(names) != 1:
+        raise InputError(f"There are {len(names)} streams: {', '.join(names)}.", "Name one with --stream.")
+    return names[0]
+
+
+def _supervise(option: ProjectOption, until_idle: bool) -> None:
+    from hub.bootstrap import build_dispatcher, stream_names
+    from hub.locks import hold
+    from hub.store.database import Store
+    from hub.store.migrate import create_if_missing, require_current
+    from hub.store.retention import prune
+    from hub.supervisor import Child, Supervisor
+
+    project = option.project
+    store = Store(project.store)
+    create_if_missing(store)
+    require_current(store)
+    lock = hold(store, "run")
+    build_dispatcher(project, store)  # its problems are the project's: better now than in a child
+    for sentence in _changes(project, store):
+        click.echo(sentence, err=True)
+    base = ["--project", str(option.directory), "run", "--supervised", *(["--until-idle"] if until_idle else [])]
+    children = [
+        Child(f"capture {name}", [*base, "--role", "capture", "--stream", name]) for name in stream_names(project)
+    ]
+    children.append(Child("dispatch", [*base, "--role", "dispatch"]))
+    try:
+        Supervisor(children, until_idle, daily=lambda: _prune(prune, store, project)).run()
+    finally:
+        lock.release()
+
+
+def _prune(prune: Callable[..., object], store: "Store", project: "Project") -> None:
+    from hub.store.database import now
+
+    prune(store, project.retention, now())
+
+
+def _changes(project: "Project", store: "Store") -> list[str]:
+    """What is not as it was at the last start, a sentence each; the new definitions are kept."""
+    from hub.store.definitions import remember
+
+    current = {}
+    for name, subscription in project.subscriptions.items():
+        plain = asdict(subscription)
+        plain.pop("place")
+        plain.pop("places")
+        destination = repr(sorted(project.destinations[subscription.to].settings.items()))
+        limits = repr(project.destinations[subscription.to].limits)
+        plain["destination"] = hashlib.sha256((destination + limits).encode()).hexdigest()  # it may hold secrets
+        current[name] = msgspec.json.encode(plain).decode()
+    return remember(store, current)
+
+
+def _capture(project: "Project", stream: str, until_idle: bool) -> None:
+    from hub.bootstrap import StreamOutside, build_feed, compile_subscription
+    from hub.capturing import Role, begin
+    from hub.locks import hold
+    from hub.store.database import open_store
+
+    store = open_store(project.store)
+    hold(store, f"capture {stream}")
+    outside = StreamOutside(project, stream)
+    state, entities, plan = begin(store, project, stream, outside)
+    by_name = {entity.name: entity for entity in entities}
+    subscriptions = [compile_subscription(c, by_name) for c in project.subscriptions.values() if c.entity in by_name]
+    role = Role(store, state, entities, subscriptions, project.fan_out, store.listen("capture"))
+    stopped = threading.Event()
+    feed = build_feed(project, store, stream)
+    feed.start(plan)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        role.run(feed, stopped.is_set, outside.mark() if until_idle else None)
+    finally:
+        feed.close()
+
+
+def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
+    from hub.bootstrap import build_dispatcher
+    from hub.locks import hold
+    from hub.store.database import open_store
+
+    store = open_store(project.store, durable=False)
+    hold(store, "dispatch")
+    dispatcher = build_dispatcher(project, store)
+
+    async def role() -> None:
+        stop, finish = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, finish.set)
+        if until_idle and not supervised:
+            finish.set()
+        await dispatcher.run(stop, finish)
+
+    if sys.platform != "win32":
+        import uvloop
+
+        uvloop.run(role())
+
+
+COMMANDS = [run]

@@ -1,0 +1,120 @@
+"""One process a role: a lock that names its owner, on a file beside a SQLite store, in the server of a Postgres one."""
+
+import fcntl
+import json
+import os
+import socket
+import zlib
+from datetime import UTC, datetime
+from typing import Protocol
+
+import psycopg
+
+from hub.errors import OutsideError
+from hub.store.database import Store
+
+
+class Lock(Protocol):
+    """Held until `release`, or until its process ends in whatever way."""
+
+    def release(self) -> None: ...
+
+
+def hold(store: Store, role: str) -> Lock:
+    """Take the lock of a role. OutsideError, naming the owner, when another process has it."""
+    return _FileLock(store, role) if store.is_sqlite else _ServerLock(store, role)
+
+
+def owner(store: Store, role: str) -> str | None:
+    """Who holds the lock of a role: "pid 17 on machine since 2026-01-02T03:04:05Z"; None when nobody does."""
+    return _file_owner(store, role) if store.is_sqlite else _server_owner(store, role)
+
+
+def _refuse(role: str, owner: str) -> OutsideError:
+    return OutsideError(
+        f"The {role} of this store is running already: {owner}.", "Stop that one first, or use another store."
+    )
+
+
+class _FileLock:
+    def __init__(self, store: Store, role: str) -> None:
+        path = store.path.with_name(f"{store.path.name}-{_plain(role)}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            raise _refuse(role, _described(self._file.read())) from None
+        self._file.truncate(0)
+        since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, self._file)
+        self._file.flush()
+
+    def release(self) -> None:
+        self._file.truncate(0)
+        self._file.close()
+
+
+def _plain(role: str) -> str:
+    return role.replace("/", "-").replace(" ", "-")
+
+
+def _described(text: str) -> str:
+    try:
+        who = json.loads(text)
+        return f"pid {who['pid']} on {who['host']} since {who['since']}"
+    except (ValueError, KeyError):
+        return "a process that is just starting"
+
+
+def _file_owner(store: Store, role: str) -> str | None:
+    path = store.path.with_name(f"{store.path.name}-{_plain(role)}.lock")
+    try:
+        with path.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _described(file.read())
+    except FileNotFoundError:
+        pass
+    return None
+
+
+class _ServerLock:
+    """A session's advisory lock: it goes with the connection."""
+
+    def __init__(self, store: Store, role: str) -> None:
+        name = f"hub {role} {socket.gethostname()} {os.getpid()}"[:63]
+        self._connection = psycopg.connect(_conninfo(store), autocommit=True, application_name=name)
+        taken = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (_number(role),)).fetchone()
+        if not taken or not taken[0]:
+            self._connection.close()
+            raise _refuse(role, _server_owner(store, role) or "a process that is just ending")
+
+    def release(self) -> None:
+        self._connection.close()
+
+
+def _number(role: str) -> int:
+    """Both halves of a bigint key: "hub" and the role."""
+    return (0x687562 << 32) | zlib.crc32(role.encode())
+
+
+def _conninfo(store: Store) -> str:
+    return store.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _server_owner(store: Store, role: str) -> str | None:
+    query = (
+        "SELECT a.application_name, a.pid, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database "
+        "WHERE datname = current_database()) AND (l.classid::bigint << 32 | l.objid::bigint) = %s"
+    )
+    with psycopg.connect(_conninfo(store), autocommit=True) as connection:
+        row = connection.execute(query, (_number(role),)).fetchone()
+    if row is None:
+        return None
+    name = str(row[0]).removeprefix("hub ").removeprefix(role).strip()
+    host, _, pid = name.rpartition(" ")
+    return f"pid {pid} on {host} since {row[2].astimezone(UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
