@@ -125,10 +125,11 @@ def plain_json(value: Any, place: str) -> Any:
 class _Compiled:
     """Compiled code, and where it came from."""
 
-    def __init__(self, template: JinjaTemplate, names: frozenset[str], text: str, place: str) -> None:
+    def __init__(self, template: JinjaTemplate, names: frozenset[str], text: str, place: str, line: int) -> None:
         self._template = template
         self._text = text
         self._place = place
+        self._line = line  # where it begins
         self.names = names
 
     def run(
@@ -151,7 +152,7 @@ class _Compiled:
             raise TemplateFailure(f"{self._where(error)}: {_sentence(error)}") from None
 
     def _where(self, error: BaseException) -> str:
-        line, trace = 1, error.__traceback__
+        line, trace = self._line, error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == _FILE:
                 line = self._template.get_corresponding_lineno(trace.tb_lineno)
@@ -210,16 +211,18 @@ def _compiled(text: str, names: frozenset[str], place: str, parse: Callable[[str
     try:
         tree = parse(text)
         _check(tree)
+        line = tree.body[0].lineno if tree.body else 1
+        # Jinja2's search for names computes constants: only what is paid for may be left when it begins.
+        tree = _Rewriter().visit(tree)
         used = meta.find_undeclared_variables(tree)
         _check_names(used, names)
-        code = _environment.compile(_Rewriter().visit(tree), filename=_FILE)
+        code = _environment.compile(tree, filename=_FILE)
     except TemplateSyntaxError as error:
         raise mistake(_ended(error.message or "It is not well formed"), error.lineno) from None
     except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError):
         raise mistake("It is nested too deep, or has a number that is too long.") from None
-    return _Compiled(
-        JinjaTemplate.from_code(_environment, code, _environment.globals), frozenset(used) & names, text, place
-    )
+    template = JinjaTemplate.from_code(_environment, code, _environment.globals)
+    return _Compiled(template, frozenset(used) & names, text, place, line)
 
 
 def _ended(message: str) -> str:
@@ -281,6 +284,8 @@ def _node_problem(node: nodes.Node) -> str:
         return "A loop here can't be recursive."
     if isinstance(node, nodes.Filter | nodes.Test | nodes.Call) and (node.dyn_args or node.dyn_kwargs):
         return "Arguments are written out: * and ** are not allowed."
+    if isinstance(node, nodes.Name) and node.name == "self":
+        return "There is no self here."
     if isinstance(node, nodes.Filter):
         return "" if node.node is not None and node.name in FILTERS else _unknown("filter", node.name, FILTERS)
     if isinstance(node, nodes.Test):
