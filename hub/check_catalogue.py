@@ -144,8 +144,10 @@ class _Check:
         return {name: columns.rename.get(name, name) for name in kept}
 
     def names(self, level: EntityConfig | Relation, table: Table, fields: dict[str, str], place: Place | None) -> None:
+        written = {*level.columns.rename, *(level.columns.include or ())}  # judged without the catalogue
+        names = {field: column for column, field in fields.items() if column not in written}
         for relation in level.relations:
-            column = next((column for column, field in fields.items() if field == relation.name), None)
+            column = names.get(relation.name)
             if column:
                 what = f"The relation {relation.name!r} has the name of a column of {table.name}."
                 self.problems.add(
@@ -200,7 +202,8 @@ class _Check:
         if join.to_one and not _is_unique(join.child, join.child_columns):
             what = f"{_list(join.child_columns)} of {join.child.name} is not unique, so it does not name one row."
             self.problems.add(child_place, what, _keys_remedy(join.child))
-        self.comparable(join, relation)
+        else:
+            self.comparable(join, relation)
 
     def comparable(self, join: "_Join", relation: Relation) -> None:
         for left, right in zip(join.parent_columns, join.child_columns, strict=True):
@@ -275,7 +278,7 @@ def _is_unique(table: Table, columns: tuple[str, ...]) -> bool:
 
 def _comparable(one: Column, other: Column) -> bool:
     """Whether equal values of the two are equal in Postgres, and written equally in row images."""
-    if one.array or other.array or one.kind in _NO_JOIN or other.kind in _NO_JOIN:
+    if any(column.array or column.kind in _NO_JOIN or column.base == "xml" for column in (one, other)):
         return False
     if one.kind in _NUMBERS and other.kind in _NUMBERS:
         return True

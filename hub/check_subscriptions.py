@@ -83,9 +83,9 @@ def _check_expression(
         return
     place = subscription.places.get(key)
     try:
-        compile_expression(text, names)
+        compile_expression(text, names, key)
     except InputError as error:
-        problems.add(place, f"{key}: {error.what}", error.remedy)
+        problems.add(place, error.what, error.remedy)
         return
     _check_fields("{{ " + text + " }}", key, place, shape, problems)
 
@@ -95,9 +95,9 @@ def _check_body(subscription: SubscriptionConfig, shape: Shape | None, problems:
     for path, text in _texts(subscription.body, "body"):
         place = subscription.places.get(path) or subscription.places.get("body")
         try:
-            compile_template(text, BODY_NAMES)
+            compile_template(text, BODY_NAMES, path)
         except InputError as error:
-            problems.add(place, f"{path}: {error.what}", error.remedy)
+            problems.add(place, error.what, error.remedy)
         else:
             _check_fields(text, path, place, shape, problems)
     if len(problems.found) == before:
