@@ -22,6 +22,8 @@ import click
 import psutil
 import psycopg
 import sqlalchemy as sa
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from examples.conference import proof
 from examples.conference.accounts import Version
@@ -252,12 +254,14 @@ def _write_project(places: Places, postgres: LocalPostgres, receiver: str, secre
 
 
 def _run_source_sql(places: Places, environ: dict[str, str], owner: str) -> None:
-    """What a DBA does once: read what `hub source sql` prints and run it as the owner of the tables."""
-    printed = _command(places, environ, "source", "sql")
-    if printed.returncode:
-        raise OutsideError(f"`hub source sql` failed: {printed.stderr.strip()}")
-    (places.directory / "source.sql").write_text(printed.stdout)
+    """What a DBA does once: make the role, read what `hub source sql` prints, and run it as the tables' owner."""
+    password = conninfo_to_dict(environ["LEGACY_URL"])["password"]
     with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute(sql.SQL("create role hub login password {}").format(password))
+        printed = _command(places, environ, "source", "sql")
+        if printed.returncode:
+            raise OutsideError(f"`hub source sql` failed: {printed.stderr.strip()}")
+        (places.directory / "source.sql").write_text(printed.stdout)
         connection.execute(printed.stdout.encode())
 
 
