@@ -1,7 +1,8 @@
 """Deliver by HTTP: one signed request for each delivery, classified by what the receiver answers."""
 
+import base64
+import random
 import re
-import secrets
 import ssl
 import time
 from collections.abc import Sequence
@@ -10,11 +11,11 @@ from hashlib import sha256
 from http import HTTPStatus
 from importlib.metadata import version
 
-import httpx
 import msgspec
+from yarl import URL
 
-from connectors.signature import signature_header, signing_key
-from connectors.transport import AiohttpTransport
+from connectors.signature import Signer, signing_key
+from connectors.transport import Answer, Wire, WireError
 from hub.connector import ConnectorKind
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
@@ -22,17 +23,17 @@ from hub.project import Limits
 DETAIL = 500  # characters of the answer that are kept
 CONNECTING = 0.9  # of the attempt's time limit: past it the receiver cannot be reached, rather than being slow
 OURS = frozenset(
-    [
-        "content-type",
+    {
+        "connection",
         "content-length",
+        "content-type",
         "host",
-        "webhook-id",
-        "webhook-timestamp",
-        "webhook-signature",
         "traceparent",
         "transfer-encoding",
-        "connection",
-    ]
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    }
 )
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -58,15 +59,13 @@ class HttpSettings(msgspec.Struct, frozen=True):
 class HttpConnector:
     batch = 1
 
-    def __init__(
-        self, settings: HttpSettings, limits: Limits, transport: httpx.AsyncBaseTransport | None = None
-    ) -> None:
+    def __init__(self, settings: HttpSettings, limits: Limits) -> None:
         self._method = settings.method.upper()
-        self._url = httpx.URL(settings.url).copy_with(username=None, password=None)
-        self._keys = [signing_key(secret) for secret in settings.secrets]
+        self._url = URL(settings.url).with_user(None)
+        self._signer = Signer([signing_key(secret) for secret in settings.secrets])
         self._headers = _fixed_headers(settings)
         self._secrets = sorted(_secret_texts(settings), key=len, reverse=True)
-        self._transport = transport or AiohttpTransport(
+        self._wire = Wire(
             concurrency=limits.concurrency, connect_timeout=limits.timeout * CONNECTING, tls=_tls(settings)
         )
 
@@ -74,10 +73,10 @@ class HttpConnector:
         return [await self._deliver(message) for message in messages]
 
     async def _deliver(self, message: Message) -> Outcome:
-        request = httpx.Request(self._method, self._url, headers=self._all_headers(message), content=message.content)
+        headers = self._all_headers(message)
         try:
-            answer = await self._transport.handle_async_request(request)
-        except httpx.TransportError as error:
+            answer = await self._wire.exchange(self._method, self._url, headers, message.content)
+        except WireError as error:
             return Outcome(OutcomeKind.HELD, self._redacted(str(error)))
         return classify(answer, self._redacted(_detail(answer)), time.time())
 
@@ -90,9 +89,8 @@ class HttpConnector:
             ("webhook-timestamp", str(timestamp)),
             ("traceparent", traceparent(message.id)),
         ]
-        if self._keys:
-            signature = signature_header(self._keys, message.id, timestamp, message.content)
-            headers.append(("webhook-signature", signature))
+        if self._signer:
+            headers.append(("webhook-signature", self._signer.header(message.id, timestamp, message.content)))
         return headers
 
     def _redacted(self, text: str) -> str:
@@ -101,10 +99,10 @@ class HttpConnector:
         return text[:DETAIL]
 
     async def close(self) -> None:
-        await self._transport.aclose()
+        await self._wire.close()
 
 
-def classify(answer: httpx.Response, detail: str, now: float) -> Outcome:
+def classify(answer: Answer, detail: str, now: float) -> Outcome:
     """What an answer means; `now` in seconds since 1970.
 
     2xx                              delivered
@@ -114,8 +112,8 @@ def classify(answer: httpx.Response, detail: str, now: float) -> Outcome:
     410                              dead
     other 4xx                        refused
     """
-    status = answer.status_code
-    after = retry_after(answer.headers.get("retry-after"), now) if status in (429, 503) else None
+    status = answer.status
+    after = retry_after(answer.header("retry-after"), now) if status in (429, 503) else None
     if 200 <= status < 300:
         return Outcome(OutcomeKind.DELIVERED, detail)
     if after is not None:
@@ -144,18 +142,17 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 def traceparent(delivery_id: str) -> str:
     """W3C trace context: one trace for all attempts of a delivery, a span for each."""
-    return f"00-{sha256(delivery_id.encode()).hexdigest()[:32]}-{secrets.token_hex(8)}-01"
+    return f"00-{sha256(delivery_id.encode()).hexdigest()[:32]}-{random.getrandbits(64) | 1:016x}-01"
 
 
-def _detail(answer: httpx.Response) -> str:
+def _detail(answer: Answer) -> str:
     try:
-        phrase = HTTPStatus(answer.status_code).phrase
+        head = f"{answer.status} {HTTPStatus(answer.status).phrase}"
     except ValueError:
-        phrase = ""
-    head = f"{answer.status_code} {phrase}".strip()
-    if answer.has_redirect_location:
-        return f"{head}: to {answer.headers['location']}"
-    text = " ".join(answer.content[: DETAIL * 4].decode("utf-8", "replace").split())
+        head = str(answer.status)
+    if 300 <= answer.status < 400:
+        return f"{head}: to {answer.header('location')}"
+    text = " ".join(answer.content[: DETAIL * 4].decode("utf-8", "replace").replace("\0", " ").split())
     return f"{head}: {text}" if text else head
 
 
@@ -165,15 +162,16 @@ def _fixed_headers(settings: HttpSettings) -> list[tuple[str, str]]:
     names = {name for name, _ in headers}
     if "user-agent" not in names:
         headers.append(("user-agent", f"hub/{version('hub-cdc')}"))
-    url = httpx.URL(settings.url)
-    if url.userinfo and "authorization" not in names:
-        headers.append(("authorization", httpx.BasicAuth(url.username, url.password)._auth_header))
+    url = URL(settings.url)
+    if url.user and "authorization" not in names:
+        pair = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
+        headers.append(("authorization", f"Basic {pair}"))
     return [*headers, ("accept-encoding", "identity")]
 
 
 def _secret_texts(settings: HttpSettings) -> set[str]:
-    url = httpx.URL(settings.url)
-    texts = {*settings.secrets, *settings.headers.values(), url.password, *url.params.values()}
+    url = URL(settings.url)
+    texts = {*settings.secrets, *settings.headers.values(), url.password or "", *url.query.values()}
     return {text for text in texts if len(text) >= 4}
 
 
@@ -199,9 +197,9 @@ def check(settings: HttpSettings) -> str | None:
 
 def _wrong_url(text: str) -> str | None:
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        return f"`url` is no URL: {error}. Write https://host/path."
+        url = URL(text)
+    except ValueError:
+        return "`url` is no URL. Write https://host/path."
     if url.scheme not in ("http", "https") or not url.host:
         return "`url` has no http or https address. Write https://host/path."
     return None

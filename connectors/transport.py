@@ -1,14 +1,21 @@
-"""An httpx transport over aiohttp: httpx's own pool takes time quadratic in its connections.
+"""HTTP as connectors speak it: aiohttp on the wire, with httpx as the face for those who know it.
 
-Requests and responses are httpx's, so that whoever writes or tests a connector needs to know no other. Nothing is
-taken from the environment, no redirect is followed, no cookie kept, no compressed answer asked for.
+`Wire.exchange` is the fast path; `AiohttpTransport` is the same for an httpx.AsyncClient, whose own pool takes time
+quadratic in its connections. Nothing is taken from the environment, no redirect is followed, no cookie kept, no
+compressed answer asked for.
+
+    WireError               no answer came of it
+    ├── Unreachable         DNS, TCP or TLS: the request was not sent
+    └── Broken              the connection ended, or what came is no HTTP: the request may have been taken
 """
 
 import asyncio
 import ssl
+from collections.abc import Iterable
 
 import aiohttp
 import httpx
+import msgspec
 from yarl import URL
 
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
@@ -16,11 +23,31 @@ BODY_BYTES = 65_536  # of an answer that are read; the rest is not
 BODY_TIME = 3.0  # seconds that an answer's body gets after its head
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
-    """Raises httpx.ConnectTimeout, ConnectError, RemoteProtocolError and ReadError, as httpx's own would.
+class WireError(Exception):
+    """One sentence."""
 
-    The whole attempt's time limit is the caller's: asyncio.timeout. Answers are cut after BODY_BYTES and BODY_TIME.
-    """
+
+class Unreachable(WireError):
+    pass
+
+
+class Broken(WireError):
+    pass
+
+
+class Answer(msgspec.Struct, frozen=True):
+    status: int
+    headers: Iterable[tuple[bytes, bytes]]
+    content: bytes  # its beginning, BODY_BYTES at most
+
+    def header(self, name: str) -> str | None:
+        """The first of that name; `name` in lower case."""
+        wanted = name.encode()
+        return next((value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None)
+
+
+class Wire:
+    """Connections of one destination. The whole attempt's time limit is the caller's: asyncio.timeout."""
 
     def __init__(self, *, concurrency: int, connect_timeout: float, tls: ssl.SSLContext | bool = True) -> None:
         """`connect_timeout`: seconds for DNS, TCP and TLS together."""
@@ -28,7 +55,6 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._tls = tls
         self._open: aiohttp.ClientSession | None = None
-        self._urls: dict[httpx.URL, URL] = {}
 
     def _session(self) -> aiohttp.ClientSession:
         if self._open is None:
@@ -45,52 +71,62 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
             )
         return self._open
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def exchange(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
+        """Raises Unreachable or Broken."""
         try:
-            return await self._send(request)
+            return await self._send(method, url, headers, content)
         except aiohttp.ConnectionTimeoutError as error:
-            raise httpx.ConnectTimeout("The connection took too long.", request=request) from error
+            raise Unreachable("The connection took too long.") from error
         except aiohttp.ClientConnectorError as error:
-            raise httpx.ConnectError(_sentence(error), request=request) from error
+            raise Unreachable(_sentence(error)) from error
         except aiohttp.ClientResponseError as error:
-            raise httpx.RemoteProtocolError(f"The answer is no HTTP: {error.message}", request=request) from error
+            raise Broken(f"The answer is no HTTP: {error.message}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise httpx.ReadError(_sentence(error), request=request) from error
+            raise Broken(_sentence(error)) from error
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         try:
-            return await self._once(request)
+            return await self._once(method, url, headers, content)
         except aiohttp.ServerDisconnectedError:
             # An idle connection that its server was just closing. Another try is safe: the id is the same.
-            return await self._once(request)
+            return await self._once(method, url, headers, content)
 
-    async def _once(self, request: httpx.Request) -> httpx.Response:
-        async with self._session().request(
-            request.method,
-            self._url(request.url),
-            headers=[(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw],
-            data=request.content,
-            allow_redirects=False,
-        ) as answer:
-            content = await _beginning(answer)
-            return httpx.Response(answer.status, headers=answer.raw_headers, content=content, request=request)
+    async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
+        session = self._session()
+        async with session.request(method, url, headers=headers, data=content, allow_redirects=False) as answer:
+            beginning = await _beginning(answer)
+            return Answer(answer.status, answer.raw_headers, beginning)
 
-    def _url(self, url: httpx.URL) -> URL:
-        """As it is written: not quoted anew. A destination has few."""
-        known = self._urls.get(url)
-        if known is None:
-            if len(self._urls) > 1000:
-                self._urls.clear()
-            known = self._urls[url] = URL(str(url), encoded=True)
-        return known
-
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         if self._open is not None:
             await self._open.close()
 
 
+class AiohttpTransport(httpx.AsyncBaseTransport):
+    """For `httpx.AsyncClient(transport=…)`. Raises httpx's ConnectError and RemoteProtocolError."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+        url = URL(str(request.url), encoded=True)  # as it is written, not quoted anew
+        try:
+            answer = await self._wire.exchange(request.method, url, headers, await request.aread())
+        except Unreachable as error:
+            raise httpx.ConnectError(str(error), request=request) from error
+        except Broken as error:
+            raise httpx.RemoteProtocolError(str(error), request=request) from error
+        return httpx.Response(answer.status, headers=list(answer.headers), content=answer.content, request=request)
+
+    async def aclose(self) -> None:
+        await self._wire.close()
+
+
 async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
     """The first BODY_BYTES, as far as they come within BODY_TIME; the connection is given up when there is more."""
+    if answer.content.at_eof():
+        return b""
     content = bytearray()
     try:
         async with asyncio.timeout(BODY_TIME):
