@@ -458,7 +458,9 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, *arguments: Any, **named: Any) -> Any:
         if not isinstance(obj, Function):
             raise SandboxError(f"{kind_of(obj).capitalize()} can't be called.")
-        return obj.call(context.parent[_BUDGET], *arguments, **named)
+        # Jinja2 adds the local variables of the loop that the call stands in.
+        given = {name: value for name, value in named.items() if name not in ("_loop_vars", "_block_vars")}
+        return obj.call(context.parent[_BUDGET], *arguments, **given)
 
     def _missing(self, obj: Any, name: Any) -> StrictUndefined:
         if isinstance(obj, StrictUndefined):
