@@ -16,7 +16,6 @@ from hub.entities import key_text
 from hub.errors import FaultError, InputError
 from hub.store.journal import Journal
 from hub.store.retention import Erasure, erase, plan_erasure
-from hub.store.stored_entities import stored_entities
 
 entity_argument = click.argument("entity")
 key_argument = click.argument("key")
@@ -178,7 +177,9 @@ def _element_key(shape: Shape, position: int, element: Any) -> str:
 
 def shape_of(option: ProjectOption, entity: str) -> Shape:
     """A derived entity, which has no table, has no fields that are known beforehand."""
-    compiled = stored_entities(option.store, option.project).get(entity)
+    from hub.bootstrap import stored_entities
+
+    compiled = stored_entities(option.project, option.store).get(entity)
     return compiled.shape if compiled else Shape({})
 
 

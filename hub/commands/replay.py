@@ -7,14 +7,11 @@ import click
 
 from hub.commands.context import ProjectOption, echo_json, echo_table, json_option, known, pass_project
 from hub.commands.parameters import Lsn, Moment, Rate, rfc3339
-from hub.documents import Shape
 from hub.errors import InputError
 from hub.replay import Filters, refuse_empty
 from hub.replayer import Plan, Replayer
 from hub.store.journal import Journal
 from hub.store.replays import Replay, Replays
-from hub.store.stored_entities import stored_entities
-from hub.subscriptions import Subscription
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -127,10 +124,11 @@ def _only(entities: set[str]) -> str:
 
 def replayer(option: ProjectOption) -> Replayer:
     """With the subscriptions as their entities' streams were started."""
-    shapes = {name: entity.shape for name, entity in stored_entities(option.store, option.project).items()}
+    from hub.bootstrap import compile_subscription, stored_entities
+
+    entities = stored_entities(option.project, option.store)
     subscriptions = {
-        name: Subscription.compile(config, shapes.get(config.entity, Shape({})))
-        for name, config in option.project.subscriptions.items()
+        name: compile_subscription(config, entities) for name, config in option.project.subscriptions.items()
     }
     return Replayer(Replays(option.store), subscriptions)
 
