@@ -1,0 +1,160 @@
+"""From row events to transactions: what has arrived whole, and up to where the source may forget.
+
+Debezium can send BEGIN and END records, but they cost a quarter of the rate. Without them a transaction's end shows
+itself in two ways. Each row event carries the commit LSN of the transaction that was completed before its own; so the
+first event of another transaction gives the commit LSN of the one that was open. And each batch's last record has the
+last commit LSN in its offset: when that is greater than what the open transaction's events carry, it has committed.
+Heartbeats follow every commit, so this comes within milliseconds. END records, where there are some, close one too.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from cdc.envelope import OPERATIONS, Envelope, TableReader
+from hub.changes import (
+    Arrival,
+    Commit,
+    Operation,
+    Progress,
+    RowChange,
+    SchemaDrift,
+    SnapshotCompleted,
+    SnapshotRows,
+    Transaction,
+    TransactionPart,
+)
+
+PART = 2_000  # changes of one transaction held in memory before they go on as a part
+
+
+class Assembler:
+    """Keeps the one transaction that is open at the end of a batch. Not thread-safe."""
+
+    def __init__(self, readers: Mapping[tuple[str, str], TableReader], part: int = PART) -> None:
+        self._readers = readers
+        self._part = part
+        self._open: int | None = None  # transaction id
+        self._before = 0  # commit LSN of the transaction before the open one
+        self._committed_at = 0
+        self._changes: list[RowChange] = []
+        self._spooled = 0
+        self._snapshot: list[RowChange] = []
+        self._snapshot_commit = Commit(0, 0, 0)
+        self._reached = 0  # commit LSN of the last arrival
+        self._arrivals: list[Arrival] = []
+
+    def batch(
+        self, envelopes: Sequence[Envelope | None], reached: int, closing: int = 0, unavailable: bool = True
+    ) -> list[Arrival]:
+        """What is complete now.
+
+        `reached`: the commit LSN in the offset of the batch's last record, 0 for none. `closing`: the first commit LSN
+        that the heartbeats after the last row hold, where it differs. `unavailable`: some values may be unchanged TOAST.
+        """
+        for envelope in envelopes:
+            if envelope is None:
+                continue
+            operation = OPERATIONS.get(envelope.op)
+            if operation is not None:
+                self._row(operation, envelope, unavailable)
+            elif envelope.op == "m" or envelope.status or envelope.aggregate_type:
+                self._other(envelope)
+        self._flush_snapshot()
+        self._close_by_offset(reached, closing or reached)
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def _row(self, operation: Operation, envelope: Envelope, unavailable: bool) -> None:
+        source = envelope.source
+        if source is None:
+            return
+        reader = self._readers.get((source.schema, source.table))
+        if operation is Operation.READ:
+            if reader:
+                self._snapshot_row(reader.change(operation, envelope, unavailable), envelope)
+                self._report(reader)
+            return
+        if source.txId != self._open:
+            self._begin(envelope)
+        if reader is None:
+            return
+        change = reader.change(operation, envelope, unavailable)
+        if reader.drift is not None:
+            self._report(reader)
+        self._changes.append(change)
+        if len(self._changes) >= self._part:
+            self._spool()
+
+    def _report(self, reader: TableReader) -> None:
+        """Once a table, ahead of the transaction in which it was seen."""
+        drift = reader.drift
+        if drift is not None and (drift.gone or drift.added):
+            self._arrivals.append(drift)
+            reader.drift = SchemaDrift(drift.table, (), ())
+
+    def _snapshot_row(self, change: RowChange, envelope: Envelope) -> None:
+        self._snapshot.append(change)
+        self._snapshot_commit = _commit(envelope)
+        if len(self._snapshot) >= self._part:
+            self._flush_snapshot()
+
+    def _flush_snapshot(self) -> None:
+        if self._snapshot:
+            self._arrivals.append(SnapshotRows(self._snapshot))
+            self._snapshot = []
+
+    def _other(self, envelope: Envelope) -> None:
+        if envelope.aggregate_type == "Initial Snapshot" and envelope.type == "COMPLETED":
+            self._flush_snapshot()
+            commit = self._snapshot_commit
+            self._arrivals.append(SnapshotCompleted(commit))
+            self._reached = max(self._reached, commit.lsn)
+        elif envelope.status == "END":
+            transaction, _, lsn = envelope.id.partition(":")
+            if self._open == int(transaction):
+                self._close(int(lsn))
+        elif envelope.op == "m" and envelope.source and envelope.source.txId not in (None, self._open):
+            self._begin(envelope)
+
+    def _begin(self, envelope: Envelope) -> None:
+        before = _lsn_before(envelope)
+        if self._open is not None:
+            self._close(before)
+        source = envelope.source
+        assert source is not None
+        self._open, self._before, self._committed_at = source.txId, before, source.ts_us
+
+    def _close(self, lsn: int) -> None:
+        assert self._open is not None
+        if self._changes or self._spooled:
+            commit = Commit(lsn, self._open, self._committed_at)
+            self._arrivals.append(Transaction(commit, self._changes, self._spooled))
+            self._reached = lsn
+        self._open, self._changes, self._spooled = None, [], 0
+
+    def _close_by_offset(self, reached: int, closing: int) -> None:
+        if self._open is not None:
+            if reached <= self._before:
+                return
+            self._close(closing if closing > self._before else reached)
+        if reached > self._reached:
+            self._reached = reached
+            self._arrivals.append(Progress(reached))
+
+    def _spool(self) -> None:
+        assert self._open is not None
+        self._arrivals.append(TransactionPart(self._open, self._spooled, self._changes))
+        self._spooled += len(self._changes)
+        self._changes = []
+
+
+def _lsn_before(envelope: Envelope) -> int:
+    """The commit LSN of the transaction before this event's; 0 when the stream has seen none yet."""
+    sequence = envelope.source.sequence if envelope.source else None
+    first = (sequence or "")[1:].partition(",")[0].strip(' "')
+    return int(first) if first.isdigit() else 0
+
+
+def _commit(envelope: Envelope) -> Commit:
+    source = envelope.source
+    assert source is not None
+    return Commit(source.lsn or 0, source.txId or 0, source.ts_us)
