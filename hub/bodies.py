@@ -9,7 +9,8 @@ import msgspec
 from hub.diff import changed_paths
 from hub.documents import Cause, Event, Shape, decode, encode
 from hub.errors import InputError
-from hub.templates import BODY_NAMES, Budget, Template, compile_template, plain_json
+from hub.sandbox import Budget
+from hub.templates import BODY_NAMES, Template, compile_template, plain_json
 
 if TYPE_CHECKING:
     from hub.subscriptions import Subscription

@@ -98,8 +98,9 @@ class Subscription:
     changed: tuple[PathPattern, ...]
     when: Expression | None
     body: CompiledBody
-    sent: frozenset[Event]  # of `on`
+    sent: tuple[Event | None, ...]  # by was in the set * 2 + is in it: the event, if `on` has it
     snapshots: bool  # `on` has snapshot
+    plain: bool  # nothing but `on` decides
 
     @classmethod
     def compile(cls, config: SubscriptionConfig, shape: Shape) -> "Subscription":
@@ -112,8 +113,9 @@ class Subscription:
             changed=tuple(_changed_pattern(text) for text in config.changed),
             when=compile_expression(config.when, WHEN_NAMES) if config.when else None,
             body=compile_body(config.body),
-            sent=frozenset(event for event in Event if event.value in config.on),
+            sent=tuple(event if event and event.value in config.on else None for event in _EVENTS),
             snapshots="snapshot" in config.on,
+            plain=not (config.match or config.where or config.changed or config.when),
         )
 
     @property
@@ -137,27 +139,33 @@ class Subscription:
         `cause` is ROW for the changes of a stream, SNAPSHOT for the initial load, RESYNC for what a later snapshot
         found.
         """
-        if self.fits is None and self.where is None:
-            was, now = change.before is not None, change.after is not None
-        else:
-            try:
-                was, now = self._membership(change)
-            except TemplateFailure as failure:
-                return _undecided(change, cause, f"where: {failure}")
-        event = _EVENTS[was, now]
-        if event is None or not self._sends(event, cause):
-            return None
+        if self.plain and cause is _ROW:
+            # The path of every change: nothing is decoded.
+            was = change.before is not None
+            event = self.sent[was * 2 + (change.after is not None)]
+            return None if event is None else Planned(event, _ROW, change.before_version if was else 0)
+        try:
+            was, now = self._membership(change)
+        except TemplateFailure as failure:
+            return _undecided(change, cause, f"where: {failure}")
+        event = self._event(was, now, cause)
         if event is Event.UPDATED and (self.changed or self.when is not None):
             return self._plan_update(change, cause)
+        if event is None:
+            return None
         return Planned(event, _cause_of(event, change, cause), change.before_version if was else 0)
 
     def _membership(self, change: DocumentChange) -> tuple[bool, bool]:
-        was = change.before is not None and self.selects(change.before_tree)
-        now = change.after is not None and self.selects(change.after_tree)
-        return was, now
+        was, now = change.before is not None, change.after is not None
+        if self.everything:
+            return was, now
+        return was and self.selects(change.before_tree), now and self.selects(change.after_tree)
 
-    def _sends(self, event: Event, cause: Cause) -> bool:
-        return self.snapshots if cause is Cause.SNAPSHOT else event in self.sent
+    def _event(self, was: bool, now: bool, cause: Cause) -> Event | None:
+        position = was * 2 + now
+        if cause is Cause.SNAPSHOT:
+            return _EVENTS[position] if self.snapshots else None
+        return self.sent[position]
 
     def _plan_update(self, change: DocumentChange, cause: Cause) -> Planned | None:
         if self.changed and not any_selected(self.changed, change.paths):
@@ -171,12 +179,9 @@ class Subscription:
             return msgspec.structs.replace(planned, failure=f"when: {failure}")
 
 
-_EVENTS = {
-    (False, False): None,
-    (False, True): Event.CREATED,
-    (True, True): Event.UPDATED,
-    (True, False): Event.DELETED,
-}
+_ROW = Cause.ROW
+# By was in the set * 2 + is in it.
+_EVENTS: tuple[Event | None, ...] = (None, Event.CREATED, Event.DELETED, Event.UPDATED)
 
 
 def _cause_of(event: Event, change: DocumentChange, cause: Cause) -> Cause:
@@ -188,7 +193,7 @@ def _cause_of(event: Event, change: DocumentChange, cause: Cause) -> Cause:
 
 def _undecided(change: DocumentChange, cause: Cause, failure: str) -> Planned:
     """`where` failed: as if every document were in the set, so that the parked delivery is the one that is missing."""
-    event = _EVENTS[change.before is not None, change.after is not None] or Event.DELETED
+    event = _EVENTS[(change.before is not None) * 2 + (change.after is not None)] or Event.DELETED
     return Planned(event, _cause_of(event, change, cause), change.before_version, failure)
 
 
