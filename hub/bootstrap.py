@@ -11,7 +11,7 @@ from hub.capturing import Outside, entities_of
 from hub.catalogue import Catalogue, Column
 from hub.changes import Feed
 from hub.check import check
-from hub.connector import kinds_of_package, read_settings
+from hub.connector import Kinds, kinds_of_package, read_settings
 from hub.dispatch import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, compile_entity
@@ -135,11 +135,16 @@ def compile_subscription(config: SubscriptionConfig, entities: Mapping[str, Enti
     return Subscription.compile(config, entity.shape if entity else Shape({}))
 
 
-def build_dispatcher(project: Project, store: Store) -> Dispatcher:
-    """ProjectError when a destination's settings are not what its connector takes."""
+def connector_kinds() -> Kinds:
+    """The connectors, by name."""
     import connectors
 
-    kinds = kinds_of_package(connectors, importlib.import_module)
+    return kinds_of_package(connectors, importlib.import_module)
+
+
+def build_dispatcher(project: Project, store: Store) -> Dispatcher:
+    """ProjectError when a destination's settings are not what its connector takes."""
+    kinds = connector_kinds()
     entities = stored_entities(project, store)
     subscriptions = {name: compile_subscription(c, entities) for name, c in project.subscriptions.items()}
     openers = {}

@@ -4,7 +4,7 @@ A table that cannot be captured is refused here, before it comes into the public
 usable replica identity breaks the UPDATE and DELETE of the application itself.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from hub.catalogue import Catalogue, Column, Kind, Table
@@ -14,7 +14,7 @@ from hub.problems import Problems
 from hub.project import Columns, EntityConfig, Place, Relation
 from hub.suggestions import did_you_mean
 
-Unsupported = Callable[[Column, int], str | None]  # (column, server_version): why it cannot be decoded, or None
+Unsupported = Callable[[Column, int], str | None]  # (column, server_version): why it cannot be carried, a sentence
 
 _NOT_A_TABLE = {
     "v": "a view, and a view has no changes in the write-ahead log",
@@ -73,7 +73,7 @@ class _Check:
             self.relation(relation, table, used)
         fields = self.fields(level.columns, table)
         self.names(level, table, fields, place)
-        self.types(table, {*fields, *used}, level.columns, place)
+        self.types(table, fields, used, level.columns, place)
         self.kept(table, fields, used, place)
 
     def relation(self, relation: Relation, parent: Table, used: dict[str, str]) -> None:
@@ -101,7 +101,8 @@ class _Check:
         if through is None:
             return []
         place = relation.places.get("through")
-        self.types(through, {*through.primary_key, *relation.foreign_key, *relation.related_key}, Columns(), place)
+        joined = (*through.primary_key, *relation.foreign_key, *relation.related_key)
+        self.types(through, (), joined, Columns(), place)
         references = relation.references or parent.primary_key
         joins = [_Join(parent, references, "references", through, relation.foreign_key, "foreign_key")]
         if table is not None:
@@ -158,17 +159,20 @@ class _Check:
                 what = f"{column!r} is renamed to {field!r}, which is a column of {table.name} too."
                 self.problems.add(level.columns.places.get(column) or place, what, "Choose another name.")
 
-    def types(self, table: Table, used: Iterable[str], columns: Columns, place: Place | None) -> None:
-        if self.unsupported is None:
-            return
-        for name in used:
+    def types(
+        self, table: Table, fields: Collection[str], joined: Iterable[str], level: Columns, place: Place | None
+    ) -> None:
+        """`fields` are columns of the document, `joined` those that the hub itself needs."""
+        for name in dict.fromkeys((*fields, *joined)):
             column = table.column(name)
-            reason = self.unsupported(column, self.catalogue.server_version) if column else None
-            if column and reason:
-                what = f"The column {name!r} of {table.name} is {column.type}: {reason.rstrip('.')}."
-                self.problems.add(
-                    columns.places.get(name) or place, what, f"Leave it out: 'columns: {{exclude: [{name}]}}'."
-                )
+            if column is None or self.unsupported is None:
+                continue
+            reason = self.unsupported(column, self.catalogue.server_version)
+            if reason:
+                remedy = "Key, join or order by another column."
+                if name not in joined:
+                    remedy = f"Write 'columns: {{exclude: [{name}]}}'."
+                self.problems.add(level.places.get(name) or place, f"{table.name}, column {name!r}: {reason}", remedy)
 
     def kept(self, table: Table, fields: Mapping[str, str], used: Mapping[str, str], place: Place | None) -> None:
         left_out = {name: use for name, use in used.items() if name not in fields and table.column(name)}

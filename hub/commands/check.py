@@ -12,6 +12,8 @@ from hub.errors import InputError, OutsideError, Problem, ProjectError
 from hub.project import Project
 from hub.project_template import FILES, NEXT_STEPS
 
+NOT_READ = "The source's catalogue was not read: tables and columns are not checked."
+
 
 @click.command()
 @click.option("--offline", is_flag=True, help="Do not ask the source for its catalogue.")
@@ -40,14 +42,11 @@ def check(context: click.Context, option: ProjectOption, offline: bool, as_json:
 
 def _judged(project: Project, offline: bool) -> tuple[list[Problem], list[str]]:
     """The problems, and what has to be said of how they were looked for."""
+    from hub.bootstrap import connector_kinds, unsupported_type
     from hub.check import check as judge
 
-    if offline:
-        return judge(project), ["The source's catalogue was not read: tables and columns are not checked."]
-    from hub.bootstrap import unsupported_type
-
-    catalogues, remarks = _catalogues(project)
-    return judge(project, catalogues, unsupported_type), remarks
+    catalogues, remarks = ({}, [NOT_READ]) if offline else _catalogues(project)
+    return judge(project, catalogues, unsupported_type, connector_kinds()), remarks
 
 
 def _catalogues(project: Project) -> tuple[dict[str, Catalogue], list[str]]:

@@ -79,7 +79,7 @@ CATALOGUE = Catalogue({one.name: one for one in TABLES}, 160000)
 
 
 def unsupported(column: Column, version: int) -> str | None:
-    return f"no such type in {version}" if column.kind is Kind.OTHER else None
+    return f"There is no such type in {version}." if column.kind is Kind.OTHER else None
 
 
 def project(
@@ -221,7 +221,7 @@ def test_an_unsupported_type_is_refused_unless_excluded(tmp_path: Path) -> None:
     """The remedy is to leave it out, and that works."""
     refused = check(project(tmp_path), {"main": CATALOGUE}, unsupported)
     (problem,) = [one for one in refused if not one.warning]
-    assert "'spot' of public.orders is point: no such type in 160000." in problem.what
+    assert problem.what == "public.orders, column 'spot': There is no such type in 160000."
     assert "exclude: [spot]" in problem.remedy
 
     excluded = project(tmp_path, ENTITY, "[internal_note]", "[internal_note, spot]")
