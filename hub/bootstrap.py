@@ -9,7 +9,7 @@ import psycopg
 
 from hub.capturing import Outside, entities_of
 from hub.catalogue import Catalogue, Column
-from hub.changes import Feed
+from hub.changes import Feed, lsn_text, parse_lsn
 from hub.check import check
 from hub.connector import Kinds, kinds_of_package, read_settings
 from hub.dispatch import Dispatcher
@@ -77,20 +77,38 @@ class StreamOutside(Outside):
             for table in {config.table, *below(config.relations)}
         }
 
-    def require_ready(self, columns: Mapping[str, Sequence[str]], *, slot_is_ours: bool) -> None:
+    def refuse_foreign_slot(self) -> None:
         from cdc import source as sources
 
-        sources.require_ready(self._source.url, self._slot, columns, slot_is_ours=slot_is_ours)
+        with sources.connect(self._source.url) as connection:
+            if sources.read_slot(connection, self._slot) is not None:
+                raise OutsideError(
+                    f"The replication slot {self._slot} exists, and this store has never read from it.",
+                    f"If nothing else does, run SELECT pg_drop_replication_slot('{self._slot}') at the source; "
+                    "otherwise give this source another `slot:`.",
+                )
 
     def missed(self, position: int) -> str:
         from cdc import source as sources
 
-        return sources.missed(self._source.url, self._slot, position)
+        with sources.connect(self._source.url) as connection:
+            slot = sources.read_slot(connection, self._slot)
+        if slot is None:
+            return f"the slot {self._slot} is gone"
+        if slot.wal_status == "lost":
+            return f"the slot {self._slot} has lost its log (max_slot_wal_keep_size)"
+        if sources.gap(slot, position):
+            return f"the slot {self._slot} stands at {lsn_text(slot.confirmed)}, after the store's {lsn_text(position)}"
+        return ""
 
     def mark(self) -> int:
         from cdc import source as sources
 
-        return sources.mark(self._source.url)
+        with sources.connect(self._source.url) as connection:
+            query = "SELECT pg_logical_emit_message(false, 'hub-mark', '')"
+            row = connection.execute(query).fetchone()
+        assert row is not None
+        return parse_lsn(str(row[0]))
 
 
 def slot_of(source: Source, stream: str) -> str:
@@ -99,17 +117,16 @@ def slot_of(source: Source, stream: str) -> str:
     return source.slot if name == "main" else f"{source.slot}_{name}"
 
 
-def build_feed(project: Project, store: Store, stream: str) -> Feed:
+def build_feed(
+    project: Project, store: Store, stream: str, catalogue: Catalogue, columns: Mapping[str, Sequence[str]]
+) -> Feed:
     """The embedded engine of one stream. OutsideError when its extra is not installed."""
-    try:
-        from cdc.engine import EngineFeed
-    except ImportError as error:
-        raise OutsideError(
-            f"The embedded mode needs the package {error.name}.", "Install the hub with its extra: hub-cdc[embedded]."
-        ) from error
+    from cdc.engine import EngineFeed
+    from cdc.settings import StreamSettings
+
     source = project.sources[stream.split("/", 1)[0]]
     directory = store.path.parent if store.is_sqlite else project.directory / "var"
-    return EngineFeed(source.url, slot_of(source, stream), directory)
+    return EngineFeed(StreamSettings(source.url, slot_of(source, stream), columns, catalogue), directory)
 
 
 def stored_entities(project: Project, store: Store) -> dict[str, Entity]:

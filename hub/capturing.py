@@ -31,8 +31,8 @@ class Outside(Protocol):
         """Of the tables that the stream's entities use. ProjectError when they do not fit the project."""
         ...
 
-    def require_ready(self, columns: Mapping[str, Sequence[str]], *, slot_is_ours: bool) -> None:
-        """OutsideError when the source would not let the stream run; for a snapshot its old slot is dropped."""
+    def refuse_foreign_slot(self) -> None:
+        """OutsideError when a slot of this name exists: a first snapshot must not drop somebody else's."""
         ...
 
     def missed(self, position: int) -> str:
@@ -90,14 +90,14 @@ def begin(store: Store, project: Project, stream: str, outside: Outside) -> tupl
         if not missed:
             entities = [compile_entity(config, state.catalogue) for config in configs]
             columns = captured_columns(entities)
-            outside.require_ready(columns, slot_is_ours=True)
             log.info("stream goes on", extra={"stream": stream, "after": lsn_text(state.position)})
             return state, entities, FeedPlan(False, state.position, columns)
         log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": missed})
     catalogue = outside.read_catalogue()
     entities = [compile_entity(config, catalogue) for config in configs]
     columns = captured_columns(entities)
-    outside.require_ready(columns, slot_is_ours=state is not None)
+    if state is None:
+        outside.refuse_foreign_slot()
     state = streams.begin_snapshot(store, stream, catalogue, definitions)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(columns)})
     return state, entities, FeedPlan(True, 0, columns)

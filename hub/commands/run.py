@@ -134,7 +134,7 @@ def _capture(project: "Project", stream: str, until_idle: bool) -> None:
     subscriptions = [compile_subscription(c, by_name) for c in project.subscriptions.values() if c.entity in by_name]
     role = Role(store, state, entities, subscriptions, project.fan_out, store.listen("capture"))
     stopped = threading.Event()
-    feed = build_feed(project, store, stream)
+    feed = build_feed(project, store, stream, state.catalogue, plan.columns)
     feed.start(plan)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
