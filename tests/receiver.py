@@ -5,7 +5,7 @@
         receiver.wait_for(3)
         assert receiver.log()[0].headers["webhook-id"] == …
 
-What it answers is told by `behave`, for all requests or for those to one path:
+What it answers is told by `behave`, for all requests, for those to one path or those whose body contains a text:
 
     status, headers, body    the answer; 200 and nothing by default
     delay                    seconds before answering
@@ -80,9 +80,9 @@ class Receiver:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hooks"
 
-    def behave(self, path: str = "", **behaviour: Any) -> None:
-        """From now on, for all paths or one; what is not given is the default again."""
-        self._control("behave", {"path": path, **behaviour})
+    def behave(self, path: str = "", *, containing: str = "", **behaviour: Any) -> None:
+        """From now on, for all requests or some; what is not given is the default again."""
+        self._control("behave", {"path": path, "containing": containing, **behaviour})
 
     def wait_for(self, count: int, timeout: float = 30.0) -> None:
         """Return once `count` requests are in the log. TimeoutError otherwise."""
@@ -116,7 +116,7 @@ class Server:
 
     def __init__(self, log: Path, fail_percent: float, seed: int) -> None:
         self.default = {"fail_percent": fail_percent}
-        self.behaviours: dict[str, dict[str, Any]] = {}
+        self.behaviours: dict[tuple[str, str], dict[str, Any]] = {}  # by path and text; "": any
         self.random = random.Random(seed)
         self.count = log.read_bytes().count(b"\n") if log.exists() else 0
         self.fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -140,11 +140,18 @@ class Server:
             answer = await self._command(path.rpartition("/")[2], json.loads(body))
             await _answer(writer, 200, {}, json.dumps(answer))
             return True
-        behaviour = {**self.default, **self.behaviours.get("", {}), **self.behaviours.get(path, {})}
+        behaviour = self._behaviour(path, body)
         status = self._status(behaviour)
         await self._write(method, path, headers, body, status)
         await asyncio.sleep(behaviour.get("delay", 0))
         return await _react(writer, behaviour, status)
+
+    def _behaviour(self, path: str, body: bytes) -> dict[str, Any]:
+        behaviour = dict(self.default)
+        for (wanted, text), told in sorted(self.behaviours.items()):
+            if wanted in ("", path) and text.encode() in body:
+                behaviour.update(told)
+        return behaviour
 
     def _status(self, behaviour: dict[str, Any]) -> int:
         if behaviour.get("mode", "answer") not in ("answer", "drip", "huge"):
@@ -171,7 +178,7 @@ class Server:
 
     async def _command(self, verb: str, content: dict[str, Any]) -> dict[str, Any]:
         if verb == "behave":
-            self.behaviours[content.pop("path")] = content
+            self.behaviours[content.pop("path"), content.pop("containing")] = content
             return {}
         try:
             async with asyncio.timeout(content["timeout"]), self.arrived:

@@ -107,7 +107,7 @@ class Deliveries:
             f" WHERE seq = {mark} AND state <> {int(State.RELEASED)}"
         )
         self._supersede = (
-            f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE state = {int(State.PARKED)}"
+            f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE state <> 0 AND state = {int(State.PARKED)}"
             f" AND entity_id = {mark} AND key = {mark} AND version < {mark} AND subscription_id = {mark}"
         )
         columns = (
@@ -132,7 +132,7 @@ class Deliveries:
                 query = _pending().where(delivery.c.seq.in_(gaps)).order_by(delivery.c.seq)
                 fresh = [*_deliveries(connection.execute(query)), *fresh]
             return Look(
-                standing=dict(connection.execute(_standing_query).tuples().all()),
+                standing={id: state for id, state in connection.execute(_standing_query)},  # noqa: C416
                 released=self._released(connection, room),
                 fresh=fresh,
                 more=more,
@@ -142,12 +142,7 @@ class Deliveries:
         return _deliveries(connection.execute(query, parameters))
 
     def _released(self, connection: sa.Connection, room: int) -> list[Released]:
-        query = (
-            sa.select(*_COLUMNS, delivery.c.reason)
-            .where(delivery.c.state == sa.literal_column(str(int(State.RELEASED))))
-            .order_by(delivery.c.seq)
-            .limit(room)
-        )
+        query = sa.select(*_COLUMNS, delivery.c.reason).where(_RELEASED).order_by(delivery.c.seq).limit(room)
         return [
             Released(one := Delivery(*row[:-1]), row[-1] == FORCED, self._outdated(connection, one))
             for row in connection.execute(query)
@@ -292,7 +287,9 @@ class Deliveries:
 FORCED = "forced"  # the reason of a released one that is sent although the receiver has a newer version
 
 _PENDING = delivery.c.state == sa.literal_column(str(int(State.PENDING)))
-_PARKED = delivery.c.state == sa.literal_column(str(int(State.PARKED)))
+_NOT_PENDING = sa.text("delivery.state <> 0")  # as the partial index has it, or SQLite would not use that
+_PARKED = sa.and_(_NOT_PENDING, delivery.c.state == sa.literal_column(str(int(State.PARKED))))
+_RELEASED = sa.and_(_NOT_PENDING, delivery.c.state == sa.literal_column(str(int(State.RELEASED))))
 
 
 def _pending() -> sa.Select[Any]:

@@ -8,7 +8,7 @@ Times are microseconds since 1970, UTC. Who writes what:
     command    subscription_state, replay, delivery (insert by replay and backfill), document (erase)
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
 from sqlalchemy.dialects import sqlite
 
 from hub.documents import Cause, Event
@@ -149,13 +149,22 @@ delivery = Table(
     Column("turn", Integer, nullable=False),
     Column("event", SmallInteger, nullable=False),  # the event for this subscription
     Column("cause", SmallInteger, nullable=False),
-    Column("state", SmallInteger, nullable=False),  # 0 pending, 1 parked, 2 superseded
+    Column("state", SmallInteger, nullable=False),  # 0 pending, 1 parked, 2 superseded, 3 released
     Column("due_at", BigInteger, nullable=False),  # not before; 0: at once
     Column("attempts", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("reason", Text, nullable=True),  # why it is parked or waits
     Column("replay_id", Integer, nullable=True),  # the replay or backfill that asked for it
     Index("delivery_document", "entity_id", "key", "version"),
+    # Parked, superseded and released ones: a delivery that just goes out pays nothing for it.
+    Index(
+        "delivery_not_pending",
+        "state",
+        "entity_id",
+        "key",
+        sqlite_where=text("state <> 0"),
+        postgresql_where=text("state <> 0"),
+    ),
     sqlite_autoincrement=True,
 )
 
