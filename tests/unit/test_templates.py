@@ -1,13 +1,16 @@
 """Templates give values, refuse what is not theirs, and end within their steps."""
 
+import re
 import sys
 from decimal import Decimal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from hub.documents import decode
+from hub.filters import FILTERS, FUNCTIONS, TESTS
 from hub.sandbox import STEPS, Budget
 from hub.templates import (
     BODY_NAMES,
@@ -317,3 +320,10 @@ def test_the_same_every_time() -> None:
 
     text = "{{ doc | tojson }}{{ doc.tags | unique }}{{ doc.attrs | dictsort }}"
     assert render(text) == render(text)
+
+
+def test_docs_name_all() -> None:
+    """docs/templates.md names every filter, test and function."""
+
+    words = set(re.findall(r"[\w=!<>]+", (Path(__file__).parents[2] / "docs/templates.md").read_text()))
+    assert {*FILTERS, *TESTS, *FUNCTIONS} - words == set()
