@@ -105,11 +105,13 @@ def _names(shape: Shape, before: Mapping[str, Any], after: Mapping[str, Any]) ->
 
 
 def _embed_differences(before: Any, after: Any, embed: Embed, at: Path) -> Iterator[Path]:
+    if same(before, after):
+        return
     if embed.many and _is_list(before) and _is_list(after):
         yield from _list_differences(before or [], after or [], embed.shape, at)
     elif isinstance(before, dict) and isinstance(after, dict):
         yield from _differences(before, after, embed.shape, at)
-    elif not same(before, after):
+    else:
         yield at
 
 
@@ -124,12 +126,17 @@ def _list_differences(before: list[Any], after: list[Any], shape: Shape, at: Pat
         path = (*at, Element(key[0]))
         if key not in old or key not in new:
             yield path
-        elif isinstance(old[key], dict) and isinstance(new[key], dict):
-            yield from _differences(old[key], new[key], shape, path)
         elif not same(old[key], new[key]):
-            yield path
+            yield from _element_differences(old[key], new[key], shape, path)
     if [key for key in old if key in new] != [key for key in new if key in old]:
         yield (*at, Order())
+
+
+def _element_differences(before: Any, after: Any, shape: Shape, at: Path) -> Iterator[Path]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        yield from _differences(before, after, shape, at)
+    else:
+        yield at
 
 
 def _by_key(elements: list[Any], name: Callable[[int, Any], str]) -> dict[tuple[str, int], Any]:
@@ -157,7 +164,9 @@ def _namer(shape: Shape) -> Callable[[int, Any], str]:
 
 
 def _key_text(value: Any) -> str:
-    return value if isinstance(value, str) else encode(value).decode()
+    if isinstance(value, str):
+        return value
+    return str(value) if type(value) is int else encode(value).decode()
 
 
 def same(before: Any, after: Any) -> bool:

@@ -98,6 +98,8 @@ def weigh(value: Any, budget: Budget) -> None:
 
 def plain(value: Any, budget: Budget) -> Any:
     """The value as JSON has it, all of it paid for."""
+    if value is None or type(value) in (bool, int):
+        return value
     weigh(value, budget)
     return _plain(value)
 

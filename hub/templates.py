@@ -395,14 +395,10 @@ class _Undefined(StrictUndefined):
     """Says what is not there in the words of the document."""
 
 
-def _paid(function: Callable[..., Any], context: Context, *arguments: Any, **named: Any) -> Any:
-    return function(context.parent[_BUDGET], *arguments, **named)
-
-
 def _with_budget(function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def called(context: Context, *arguments: Any, **named: Any) -> Any:
-        return _paid(function, context, *arguments, **named)
+        return function(context.parent[_BUDGET], *arguments, **named)
 
     return called
 
