@@ -45,6 +45,13 @@ def value_expression(column: Column, operand: str | None = None) -> str:
     return values.sql_expression(column, operand)
 
 
+def value_session() -> Mapping[str, str]:
+    """The settings that a session needs for `value_expression`."""
+    from cdc import values
+
+    return values.SESSION
+
+
 class StreamOutside(Outside):
     """One stream's source, by `cdc`."""
 
