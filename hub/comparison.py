@@ -79,6 +79,8 @@ def _not_finite(literal: float) -> str:
 
 
 def number_key(value: Any) -> Key | None:
+    if type(value) is int:
+        return (0, value)
     number = _number(value)
     if number is None:
         return None

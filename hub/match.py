@@ -39,19 +39,19 @@ MAX_DEPTH = 50  # maps and lists inside each other
 
 def compile_match(pattern: Any, shape: Shape) -> Matcher:
     """Whether a document's tree fits. What is wrong in the pattern never fits: see `problems`."""
-    return _Compiler().pattern(pattern, Spot("", shape=shape), 0).fits
+    return _Compiler().pattern(pattern, _root(shape), 0).fits
 
 
 def problems(pattern: Any, shape: Shape) -> list[tuple[str, str]]:
     """What in the pattern can't work, each as the path where it is written and a sentence."""
     compiler = _Compiler()
-    compiler.pattern(pattern, Spot("", shape=shape), 0)
+    compiler.pattern(pattern, _root(shape), 0)
     return compiler.problems
 
 
 def explain(pattern: Any, shape: Shape, tree: Any) -> str:
     """The first condition that the document fails, as a sentence; "" when it fits."""
-    condition = _Compiler().pattern(pattern, Spot("", shape=shape), 0)
+    condition = _Compiler().pattern(pattern, _root(shape), 0)
     return "" if condition.fits(tree) else condition.why_not(tree)
 
 
@@ -67,7 +67,10 @@ class Every:
     conditions: tuple[Condition, ...]
 
     def fits(self, value: Any) -> bool:
-        return all(condition.fits(value) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110 - twice as fast as all()
+            if not condition.fits(value):
+                return False
+        return True
 
     def why_not(self, value: Any) -> str:
         return next(condition.why_not(value) for condition in self.conditions if not condition.fits(value))
@@ -78,7 +81,10 @@ class Some:
     conditions: tuple[Condition, ...]
 
     def fits(self, value: Any) -> bool:
-        return any(condition.fits(value) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110 - twice as fast as any()
+            if condition.fits(value):
+                return True
+        return False
 
     def why_not(self, value: Any) -> str:
         reasons = dict.fromkeys(condition.why_not(value).removesuffix(".") for condition in self.conditions)
@@ -115,7 +121,13 @@ class EachElement:
     condition: Condition
 
     def fits(self, value: Any) -> bool:
-        return isinstance(value, list) and any(self.condition.fits(element) for element in value)
+        if not isinstance(value, list):
+            return False
+        fits = self.condition.fits
+        for element in value:  # noqa: SIM110 - twice as fast as any()
+            if fits(element):
+                return True
+        return False
 
     def why_not(self, value: Any) -> str:
         if not isinstance(value, list) or not value:
@@ -227,6 +239,12 @@ class Spot:
         if self.shape is None and (self.array or self.kind is Kind.JSON):
             return Spot(path, kind=self.kind)
         return f"{self.path} is not a list: leave [*] out."
+
+
+def _root(shape: Shape) -> Spot:
+    """Of a document whose fields are not declared, a derived entity's, values are compared by their JSON type."""
+    declared = shape.fields or shape.embeds
+    return Spot("", shape=shape) if declared else Spot("", kind=Kind.JSON)
 
 
 def _shape_field(shape: Shape, name: str, path: str) -> "Spot | str":

@@ -203,6 +203,16 @@ def test_numbers_are_exact() -> None:
     assert not compile_match({"total": {">": limit}}, ORDER)({"total": limit + "000"})
 
 
+def test_a_document_without_declared_fields() -> None:
+    """A derived entity's documents are compared by JSON type."""
+
+    pattern = {"score": {">=": 10}, "customer.country": "FR", "parts[*]": {"kind": "a", "size": 1}}
+    document = decode(b'{"score": 10.5, "customer": {"country": "FR"}, "parts": [{"kind": "a", "size": 1}]}')
+    assert problems(pattern, Shape({})) == []
+    assert compile_match(pattern, Shape({}))(document)
+    assert not compile_match(pattern, Shape({}))({**document, "score": "10"})
+
+
 def test_explain_names_the_condition() -> None:
     """The first failing condition is a sentence with the value that was found."""
 
