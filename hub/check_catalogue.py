@@ -120,6 +120,9 @@ class _Check:
         if reason:
             self.problems.add(place, f"{name} {reason}.", remedy)
             return None
+        if table.replica_identity == "i":
+            what = f"{name} has REPLICA IDENTITY USING INDEX: its deletes are known only by that index's columns."
+            self.problems.note(place, what, "See to it that the primary key is among them.")
         return table
 
     def columns(self, table: Table, columns: Iterable[str], place: Place | None) -> bool:

@@ -11,24 +11,30 @@ from hub.suggestions import did_you_mean
 from hub.yaml_fields import Fields
 
 DEFAULT_STORE = "sqlite:///var/hub.db"
-# The parameters that libpq and pgjdbc both have, under libpq's name.
+_PARTS = ("host", "port", "user", "password", "dbname")
+# libpq's parameters that Debezium's driver has too, or that change nothing of what is captured.
 SOURCE_PARAMETERS = (
+    *_PARTS,
     "application_name",
     "channel_binding",
+    "client_encoding",
     "connect_timeout",
+    "fallback_application_name",
     "gssencmode",
     "hostaddr",
     "keepalives",
     "keepalives_count",
     "keepalives_idle",
     "keepalives_interval",
+    "krbsrvname",
     "options",
     "sslcert",
-    "sslcrl",
     "sslkey",
     "sslmode",
+    "sslnegotiation",
     "sslpassword",
     "sslrootcert",
+    "sslsni",
     "target_session_attrs",
     "tcp_user_timeout",
 )
@@ -40,15 +46,16 @@ def source_url_fault(url: str) -> tuple[str, str] | None:
     """What is wrong with a source's URL and the remedy; None when nothing is."""
     try:
         parts = urlsplit(url)
-        host, user, _ = parts.hostname, parts.username, parts.port
+        written = {"host": parts.hostname, "user": parts.username, "dbname": parts.path.strip("/"), "port": parts.port}
     except ValueError:
         return "is not a URL.", _SHAPE
     if parts.scheme not in ("postgresql", "postgres"):
         return "is not a Postgres URL.", _SHAPE
-    if not host or not user or not parts.path.strip("/"):
-        missing = "host" if not host else "user" if not user else "database"
-        return f"names no {missing}.", _SHAPE
-    return _parameter_fault(dict(parse_qsl(parts.query, keep_blank_values=True)))
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name, word in (("host", "host"), ("user", "user"), ("dbname", "database")):
+        if not (parameters.get(name) or written[name]):
+            return f"names no {word}.", _SHAPE
+    return _parameter_fault(parameters)
 
 
 def _parameter_fault(parameters: dict[str, str]) -> tuple[str, str] | None:
