@@ -10,6 +10,22 @@ import pytest
 from examples.postgres import LocalPostgres
 
 MakeStore = Callable[[str], str]
+MakeDatabase = Callable[[], str]
+
+
+@pytest.fixture(scope="module")
+def make_database(postgres: LocalPostgres) -> Iterator[MakeDatabase]:
+    """Gives URLs, as superuser, of fresh databases without slots."""
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"test_{uuid.uuid4().hex[:12]}")
+        _administer(postgres, f'CREATE DATABASE "{made[-1]}"')
+        return postgres.url(made[-1])
+
+    yield make
+    for name in made:
+        _administer(postgres, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.oracle.compare import History, judge, judge_end, same_text
+from tests.oracle.compare import LOST, History, judge, judge_end, same_text
 from tests.oracle.journal import Version
 from tests.oracle.schema import random_schema
 from tests.oracle.writer import Commit
 
 Journal = list[Version]
-LOST = "a commit changed it and has no version"
 WRONG = "is not what SQL says"
 
 
@@ -61,7 +60,7 @@ def _with(index: int, **change: object) -> Callable[[Journal], Journal]:
 
 
 def test_a_right_journal_has_no_finding() -> None:
-    """Two versions' JSON may be written differently; 2 and 2.0 are one number, so transaction 12 left document 1 alone."""
+    """JSON may be written differently; 2 and 2.0 are one number, so transaction 12 left document 1 alone."""
     assert judge(_history(), _journal()) == []
     assert judge_end({"order": {"2": '{"x": null}'}}, _journal()) == []
 

@@ -15,6 +15,8 @@ from tests.oracle.writer import Commit
 
 Name = tuple[str, str]  # entity and key
 
+LOST = "a commit changed it, and no version stands for it"
+
 
 @dataclass(frozen=True)
 class Change:
@@ -72,19 +74,25 @@ class Finding:
         return "\n    ".join([f"{self.name[0]} {self.name[1]}: {self.what}", *self.details])
 
 
-def judge(history: History, journal: Iterable[Version], fan_out: int = 1000) -> list[Finding]:
-    """All findings. A commit may merge with later ones only if it truncates or could reach over `fan_out` documents."""
+def judge(history: History, journal: Iterable[Version], fan_out: int = 1000, *, names: bool = True) -> list[Finding]:
+    """All findings.
+
+    A commit may merge with later ones only if it truncates or could reach over `fan_out` documents, or if it is the
+    snapshot. `names`: a version that stands for merged commits must name each of them that changed its document.
+    """
     found: dict[Name, list[Version]] = {}
     for version in journal:
         found.setdefault((version.entity, version.key), []).append(version)
     commits = history.by_transaction()
+    # The snapshot's own transaction stands for the state that it read.
+    commits |= {one.transaction: 0 for own in found.values() for one in own if one.cause == "snapshot"}
 
     def wide(index: int) -> bool:
-        return index > 0 and (history.commits[index].truncated or history.reach[index] > fan_out)
+        return index == 0 or (history.commits[index].truncated or history.reach[index] > fan_out)
 
     findings: list[Finding] = []
     for name in sorted(history.changes.keys() | found.keys()):
-        findings += _Trial(history, name, commits, wide).judge(found.get(name, []))
+        findings += _Trial(history, name, commits, wide, names).judge(found.get(name, []))
     return findings
 
 
@@ -112,6 +120,7 @@ class _Trial:
     name: Name
     commits: Mapping[int, int]  # place in the history by transaction id
     wide: Callable[[int], bool]
+    names: bool
     findings: list[Finding] = field(default_factory=list)
     seen: int = -1  # the newest commit that a version has named
     body: str | None = None  # of the version before
@@ -121,7 +130,7 @@ class _Trial:
         for version in versions:
             if named := self._named(version):
                 self._one(version, named)
-        self._nothing_between(self.seen, len(self.history.commits), set(), self.body)
+        self._nothing_after()
         return self.findings
 
     def _one(self, version: Version, named: set[int]) -> None:
@@ -135,35 +144,44 @@ class _Trial:
             self._find(f"version {version.version} is not what SQL says", newest, diff(truth, version.body))
         if version.event != _event(self.body, version.body):
             self._find(f"version {version.version} is called {version.event}", newest)
-        self._nothing_between(self.seen, newest, named, self.body)
+        self._nothing_between(newest, named)
         self.seen, self.body = newest, version.body
 
     def _named(self, version: Version) -> set[int]:
-        if version.cause == "snapshot":
-            return {0}
         unknown = {version.transaction, *version.merged} - self.commits.keys()
-        if unknown or version.cause != "row":
+        if unknown or version.cause not in ("row", "snapshot"):
             self._find(f"version {version.version} has cause {version.cause} and unknown transactions {unknown}")
             return set()
         return {self.commits[transaction] for transaction in (version.transaction, *version.merged)}
 
     def _merging(self, version: Version, named: set[int]) -> None:
-        if version.cause == "row" and self.commits[version.transaction] != max(named):
+        if self.commits[version.transaction] != max(named):
             self._find(f"version {version.version} names a later commit among those merged into it", max(named))
         if len(named) > 1 and not self.wide(min(named)):
             self._find(f"version {version.version} merges a commit that reaches few documents", min(named))
 
-    def _nothing_between(self, after: int, before: int, named: set[int], body: str | None) -> None:
-        """No difference may lie between two commits that no version names."""
-        missed = [
-            change
-            for change in self.history.changes.get(self.name, ())
-            if after < change.commit < before and change.commit not in named
-        ]
-        if not missed or (self.wide(missed[0].commit) and same_text(missed[-1].document, body)):
-            return  # merged, and together no difference
+    def _nothing_between(self, before: int, named: set[int]) -> None:
+        """Every difference since the last version is this one's, or cancelled by what was merged with it."""
+        missed = [change for change in self._differences(before) if change.commit not in named]
+        if not missed or self._cancelled(missed):
+            return
         for change in missed:
-            self._find("a commit changed it and has no version", change.commit, diff(change.document, body))
+            if self.names or not self.wide(change.commit):
+                self._find(LOST, change.commit, diff(change.document, self.body))
+
+    def _nothing_after(self) -> None:
+        """The last version is what is there at the end."""
+        missed = self._differences(len(self.history.commits))
+        for change in missed if not self._cancelled(missed) else ():
+            self._find(LOST, change.commit, diff(change.document, self.body))
+
+    def _differences(self, before: int) -> list[Change]:
+        changes = self.history.changes.get(self.name, ())
+        return [change for change in changes if self.seen < change.commit < before]
+
+    def _cancelled(self, changes: Sequence[Change]) -> bool:
+        """Whether they could be merged, and together are no difference."""
+        return bool(changes) and self.wide(changes[0].commit) and same_text(changes[-1].document, self.body)
 
     def _find(self, what: str, commit: int | None = None, details: tuple[str, ...] = ()) -> None:
         if commit is not None:

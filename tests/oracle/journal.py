@@ -14,7 +14,7 @@ EVENTS = ("created", "updated", "deleted")
 CAUSES = ("row", "filter", "snapshot", "resync", "backfill", "replay")
 NOT_YET = (sqlite3.OperationalError, psycopg.OperationalError, psycopg.errors.UndefinedTable)  # no store so far
 VERSIONS = (
-    "select n.name, d.key, d.version, d.event, d.cause, d.lsn, d.transaction, d.merged, d.body "
+    'select n.name, d.key, d.version, d.event, d.cause, d.lsn, d."transaction", d.merged, d.body '
     "from document d join name n on n.id = d.entity_id order by d.seq"
 )
 
