@@ -68,7 +68,7 @@ class DocumentReplay:
         self._newest: Version | None = None
 
     def add(self, version: Version) -> None:
-        step = _step(version, _plan(self._subscription, self._newest, version))
+        step = _step(version, plan_version(self._subscription, self._newest, version))
         self._newest = version
         if step is None:
             return
@@ -86,7 +86,8 @@ class DocumentReplay:
         return steps[-1:] if self._subscription.config.delivery.mode == "latest" else steps
 
 
-def _plan(subscription: Subscription, previous: Version | None, version: Version) -> Planned | None:
+def plan_version(subscription: Subscription, previous: Version | None, version: Version) -> Planned | None:
+    """What a subscription gets of a version; `previous` is the kept one before it, if any."""
     before = previous if previous is not None and previous.version == version.version - 1 else None
     if before is None and version.event is not Event.CREATED:
         return _plan_without_before(subscription, version)

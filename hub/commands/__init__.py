@@ -6,7 +6,20 @@ import click
 
 from hub.commands.context import HubGroup, ProjectOption
 
-MODULES = ("check", "demo", "deliveries", "documents", "replay", "run", "source", "status", "store", "verify")
+MODULES = (
+    "check",
+    "demo",
+    "deliveries",
+    "documents",
+    "explain",
+    "replay",
+    "run",
+    "source",
+    "status",
+    "store",
+    "trace",
+    "verify",
+)
 
 
 @click.group(cls=HubGroup, context_settings={"help_option_names": ["-h", "--help"]})

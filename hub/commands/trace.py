@@ -1,0 +1,109 @@
+"""`hub trace`: one document from its commit to the receivers' answers."""
+
+from typing import Any
+
+import click
+
+from hub.changes import lsn_text
+from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
+from hub.commands.documents import kept_version, one_line
+from hub.commands.parameters import rfc3339
+from hub.store.journal import Journal
+from hub.tracing import AttemptTrace, DeliveryTrace, Trace, read_trace
+
+
+@click.command(short_help="From commit to receiver's answer, with times.")
+@click.argument("entity")
+@click.argument("key")
+@click.option("--version", "number", type=click.IntRange(min=1), help="This version instead of the newest.")
+@json_option
+@pass_project
+def trace(option: ProjectOption, entity: str, key: str, number: int | None, as_json: bool) -> None:
+    """One version's way: when it was committed, when its document was made, and each attempt to deliver it.
+
+    \b
+    Example: hub trace order 42 --version 7
+    """
+    known(entity, option.project.entities, "entity")
+    journal = Journal(option.store)
+    version = kept_version(journal, entity, journal.key(entity, key), number)
+    found = read_trace(option.store, version)
+    if as_json:
+        echo_json(_as_json(found))
+    else:
+        _show(found)
+
+
+def _show(found: Trace) -> None:
+    committed_at = found.version.committed_at
+    click.echo(one_line(found.version))
+    click.echo(f"  {_after(found.made_at, committed_at)}  document made")
+    if not found.deliveries:
+        click.echo("  no subscription has it in its queue, or was sent it as far as attempts are kept")
+    for delivery in found.deliveries:
+        turn = f"  turn {delivery.turn}" if delivery.turn else ""
+        click.echo(f"  {delivery.subscription}: {delivery.event}, {delivery.state}  {delivery.id}{turn}")
+        if delivery.reason:
+            click.echo(f"    {delivery.reason}")
+        if delivery.state == "pending" and delivery.due_at:
+            click.echo(f"    next attempt not before {rfc3339(delivery.due_at)}")
+        for attempt in delivery.attempts:
+            click.echo(f"    {_after(attempt.ended_at, committed_at)}  {_attempt_text(attempt)}")
+
+
+def _attempt_text(attempt: AttemptTrace) -> str:
+    replay = f"  (replay {attempt.replay_id})" if attempt.replay_id else ""
+    took = f"{attempt.duration / 1000:.1f} ms"
+    return f"attempt {attempt.number}: {attempt.outcome} after {took}  {attempt.detail}{replay}".rstrip()
+
+
+def _after(time: int, committed_at: int) -> str:
+    return f"+{_milliseconds(time, committed_at):.1f} ms"
+
+
+def _milliseconds(time: int, committed_at: int) -> float:
+    """Since the commit; by two clocks, so it can be a little below 0."""
+    return round((time - committed_at) / 1000, 3)
+
+
+def _as_json(found: Trace) -> dict[str, Any]:
+    version = found.version
+    return {
+        "entity": version.entity,
+        "key": version.key,
+        "version": version.version,
+        "event": version.event.value,
+        "cause": version.cause.value,
+        "lsn": lsn_text(version.lsn),
+        "transaction": version.transaction,
+        "committed_at": rfc3339(version.committed_at),
+        "made_at": rfc3339(found.made_at),
+        "made_after_ms": _milliseconds(found.made_at, version.committed_at),
+        "deliveries": [_delivery_json(delivery, version.committed_at) for delivery in found.deliveries],
+    }
+
+
+def _delivery_json(delivery: DeliveryTrace, committed_at: int) -> dict[str, Any]:
+    return {
+        "subscription": delivery.subscription,
+        "id": delivery.id,
+        "turn": delivery.turn,
+        "event": delivery.event,
+        "state": delivery.state,
+        "reason": delivery.reason or None,
+        "attempts": [
+            {
+                "number": attempt.number,
+                "started_at": rfc3339(attempt.started_at),
+                "duration_ms": attempt.duration / 1000,
+                "outcome": attempt.outcome,
+                "detail": attempt.detail,
+                "after_ms": _milliseconds(attempt.ended_at, committed_at),
+                "replay": attempt.replay_id,
+            }
+            for attempt in delivery.attempts
+        ],
+    }
+
+
+COMMANDS = (trace,)
