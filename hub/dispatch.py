@@ -288,9 +288,17 @@ class Dispatcher:
         for one in sent:
             route = self._routes[one.delivery.subscription_id]
             if not route.standing:
-                self._offer(route, route.queue.put_first(one.delivery, superseded_by_newer=not one.forced))
+                self._send_now(route, one.delivery, one.forced)
         if len(look.released) == RELEASED:
             self._look_again.set()
+
+    def _send_now(self, route: Route, delivery: Delivery, forced: bool) -> None:
+        lane = route.queue.lanes.get((delivery.entity_id, delivery.key))
+        if lane is not None and lane.due and lane.head.seq == delivery.seq:
+            lane.items[0] = delivery
+            self._due(route, lane, lane.due)
+        else:
+            self._offer(route, route.queue.put_first(delivery, superseded_by_newer=not forced))
 
     def _take_fresh(self, delivery: Delivery) -> None:
         late = delivery.seq in self._gaps
@@ -334,11 +342,12 @@ class Dispatcher:
 
     def _wait_for(self, route: Route, lane: Lane) -> None:
         route.queue.stand(lane)
-        due_at = min(lane.head.due_at, expires_at(lane.head.created_at, route.policy))
-        self._alarms.at(due_at, lambda: self._due(route, lane))
+        lane.due = due_at = min(lane.head.due_at, expires_at(lane.head.created_at, route.policy))
+        self._alarms.at(due_at, lambda: self._due(route, lane, due_at))
 
-    def _due(self, route: Route, lane: Lane) -> None:
-        if route.queue.lanes.get(lane.key) is lane and not route.standing:
+    def _due(self, route: Route, lane: Lane, due_at: int) -> None:
+        if lane.due == due_at and route.queue.lanes.get(lane.key) is lane and not route.standing:
+            lane.due = 0
             route.worker.offer(lane)
             route.worker.pump()
 

@@ -20,7 +20,7 @@ LaneKey = tuple[int, str]  # entity_id, key
 class Lane:
     """One document's deliveries to one subscription."""
 
-    __slots__ = ("busy", "cut", "flying", "items", "key", "queue", "released", "standing")
+    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "queue", "released", "standing")
 
     def __init__(self, queue: "Queue", key: LaneKey) -> None:
         self.queue = queue
@@ -28,6 +28,7 @@ class Lane:
         self.items: deque[Delivery] = deque()
         self.busy = False  # ready, on its way or waiting: whoever has it will give it back
         self.flying = False  # its first is with the connector
+        self.due = 0  # its first waits for this moment, microseconds since 1970; 0: it does not wait
         self.standing = False  # its first waits for a time, or a parked one holds it: what follows is not in memory
         self.cut = 0  # 0: all is in memory; else what has a higher seq is in the store alone
         self.released: set[int] = set()  # by seq: an operator wants it sent, unless a newer one is accepted first
