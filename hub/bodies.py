@@ -10,7 +10,7 @@ from hub.diff import changed_paths
 from hub.documents import Cause, Event, Shape, decode, encode
 from hub.errors import InputError
 from hub.sandbox import Budget
-from hub.templates import BODY_NAMES, Template, compile_template, plain_json
+from hub.templates import BODY_NAMES, Template, compile_template, is_unicode, plain_json
 
 if TYPE_CHECKING:
     from hub.subscriptions import Subscription
@@ -90,6 +90,8 @@ class _Parts:
         return plain_json(part, place)
 
     def _template(self, text: str, place: str) -> Any:
+        if not is_unicode(text):
+            raise InputError(f"{place}: The text has half a character, a lone surrogate.", "Write it as one character.")
         if "{" not in text:
             return text
         template = compile_template(text, BODY_NAMES, place)

@@ -45,6 +45,7 @@ SET_NAMES = frozenset({"doc"})  # what `where` sees
 WHEN_NAMES = frozenset({"doc", "before", "changed", "event", "cause", "key", "version"})
 BODY_NAMES = WHEN_NAMES | {"meta"}
 MAX_TEMPLATE = 1 << 16  # characters of a template
+MAX_NODES = 10_000  # names, constants, operations … of a template
 EXPRESSION_STEPS = STEPS // 5  # capture waits for them
 
 _BUDGET = " budget"  # no template can write a name with a blank
@@ -120,6 +121,11 @@ def plain_json(value: Any, place: str) -> Any:
     if hasattr(value, "isoformat"):
         return value.isoformat()
     raise InputError(f"{place}: {value} is no JSON value.", "Put it in quotes.")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class _Compiled:
@@ -208,6 +214,8 @@ def _compiled(text: str, names: frozenset[str], place: str, parse: Callable[[str
 
     if len(text) > MAX_TEMPLATE:
         raise mistake(f"A template has at most {MAX_TEMPLATE} characters.")
+    if not is_unicode(text):
+        raise mistake("It has half a character, a lone surrogate.")
     try:
         tree = parse(text)
         _check(tree)
@@ -269,8 +277,12 @@ _ALLOWED = (
 def _check(tree: nodes.Node) -> None:
     """TemplateSyntaxError for what templates here do not have."""
     waiting: list[nodes.Node] = [tree]
+    count = 0
     while waiting:
         node = waiting.pop()
+        count += 1
+        if count > MAX_NODES:
+            raise TemplateSyntaxError(f"A template has at most {MAX_NODES} operations and names.", 1)
         problem = _node_problem(node)
         if problem:
             raise TemplateSyntaxError(problem, node.lineno)
@@ -284,6 +296,8 @@ def _node_problem(node: nodes.Node) -> str:
         return "A loop here can't be recursive."
     if isinstance(node, nodes.Filter | nodes.Test | nodes.Call) and (node.dyn_args or node.dyn_kwargs):
         return "Arguments are written out: * and ** are not allowed."
+    if isinstance(node, nodes.Const) and isinstance(node.value, str) and not is_unicode(node.value):
+        return "It has half a character, a lone surrogate."
     if isinstance(node, nodes.Name) and node.name == "self":
         return "There is no self here."
     if isinstance(node, nodes.Filter):

@@ -1,5 +1,7 @@
 """Templates give values, refuse what is not theirs, and end within their steps."""
 
+import contextlib
+import random
 import re
 import sys
 from decimal import Decimal
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hub.documents import decode
+from hub.documents import decode, encode
 from hub.filters import FILTERS, FUNCTIONS, TESTS
 from hub.sandbox import STEPS, Budget
 from hub.templates import (
@@ -125,6 +127,9 @@ MISTAKES = [
     ("{{ doc | random }}", "no filter random", 1, 1),
     ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "nested too deep", 1, 1),
     ("{{ " + "-" * 20000 + "1 }}", "nested too deep", 1, 1),
+    ("{{ 1" + " < 1" * 10_000 + " }}", "operations and names", 1, 1),
+    ("{{ '\\ud800' }}", "half a character", 1, 1),
+    ("\ud800{{ doc.id }}", "half a character", 1, 2),
     ("{{ " + "9" * 5000 + " }}", "too long", 1, 1),
     ("x" * (MAX_TEMPLATE + 1), "at most", 1, 1),
 ]
@@ -327,3 +332,71 @@ def test_docs_name_all() -> None:
 
     words = set(re.findall(r"[\w=!<>]+", (Path(__file__).parents[2] / "docs/templates.md").read_text()))
     assert {*FILTERS, *TESTS, *FUNCTIONS} - words == set()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_mangled_templates(seed: int) -> None:
+    """Whatever is written, it is a mistake, a failure, or gives JSON."""
+
+    random_ = random.Random(seed)
+    texts = [text for text, *_ in (*VALUES, *FAILURES)] + INTERNALS + HOSTILE
+    for _ in range(100):
+        text = random_.choice(texts)[:300]
+        for _ in range(random_.randrange(1, 4)):
+            start = random_.randrange(len(text) + 1)
+            text = text[:start] + random_.choice(TOKENS) + text[start + random_.randrange(6) :]
+        with contextlib.suppress(TemplateMistake, TemplateFailure):
+            encode(render(text, Budget(20_000)))
+
+
+TOKENS = [
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    "{#",
+    "#}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ".",
+    ",",
+    ":",
+    "|",
+    "~",
+    "+",
+    "-",
+    "*",
+    "**",
+    "//",
+    "%",
+    "==",
+    "<",
+    ">=",
+    "in",
+    "not",
+    "and",
+    "if",
+    "else",
+    "endif",
+    "for",
+    "endfor",
+    "set",
+    "doc",
+    "loop",
+    "range",
+    "namespace",
+    "'a'",
+    "0",
+    "1",
+    "2.5",
+    "none",
+    "x",
+    "=",
+    "_",
+    "\\",
+    "\n",
+]
