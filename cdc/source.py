@@ -1,4 +1,4 @@
-"""The source seen from outside: what must be there before a stream starts, what can go wrong later, and the SQL for it."""
+"""The source from outside: what must be there before a stream starts, what can go wrong later, the SQL for it."""
 
 import re
 import time
@@ -19,6 +19,7 @@ from hub.changes import lsn_text, parse_lsn
 from hub.errors import OutsideError
 
 CONNECT_SECONDS = 10
+RESNAPSHOT = "`hub source resnapshot` takes a new, compared snapshot."
 QUIET_SECONDS = 10.0  # without arrivals, after which an idle slot is helped on
 WATCH_SECONDS = 5.0  # between two looks at the slot
 
@@ -46,7 +47,7 @@ class Slot(msgspec.Struct, frozen=True):
 def connect(url: str, **extra: Any) -> psycopg.Connection[Any]:
     """An autocommit connection of the hub's own. OutsideError with the remedy when there is none to be had."""
     parts = parse_url(url)
-    settings = {"connect_timeout": CONNECT_SECONDS, "application_name": "hub"} | parts | extra
+    settings: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "hub"} | parts | extra
     try:
         return psycopg.connect(make_conninfo(**settings), autocommit=True)
     except psycopg.OperationalError as error:
@@ -58,23 +59,38 @@ def _connection_error(error: psycopg.OperationalError, parts: Mapping[str, str])
     text = " ".join(str(error).split())
     user, database = parts.get("user", ""), parts.get("dbname", "")
     for pattern, what, remedy in (
-        ("password authentication failed|no password supplied", f"The source at {place} refuses the password of {user}.",
-         "Put the right one into the source's url."),
+        (
+            "password authentication failed|no password supplied",
+            f"The source at {place} refuses the password of {user}.",
+            "Put the right one into the source's url.",
+        ),
         ("role .* does not exist", f"The source at {place} has no role {user}.", "Run the SQL of `hub source sql`."),
-        ("database .* does not exist", f"The source at {place} has no database {database}.", "Correct the source's url."),
-        ("no pg_hba.conf entry", f"The source at {place} does not let {user} in from here.", "Add a line to its pg_hba.conf."),
-        ("permission denied for database", f"The role {user} may not connect to {database}.", "Run the SQL of `hub source sql`."),
-        ("too many connections|remaining connection slots", f"The source at {place} has no free connection.", "Raise max_connections."),
+        ("database .* does not exist", f"The source at {place} has no database {database}.", "Correct its url."),
+        (
+            "no pg_hba.conf entry",
+            f"The source at {place} does not let {user} in from here.",
+            "Add a line to its pg_hba.conf.",
+        ),
+        (
+            "permission denied for database",
+            f"The role {user} may not connect to {database}.",
+            "Run the SQL of `hub source sql`.",
+        ),
+        (
+            "too many connections|remaining connection slots",
+            f"The source at {place} has no free connection.",
+            "Raise max_connections.",
+        ),
         ("starting up|shutting down", f"The source at {place} is starting or stopping.", "Try again in a moment."),
-        ("certificate|SSL", f"TLS with the source at {place} failed: {text}.", "Check sslmode and sslrootcert in its url."),
-    ):  # fmt: skip
+        ("certificate|SSL", f"TLS with the source at {place} failed: {text}.", "Check sslmode in its url."),
+    ):
         if re.search(pattern, text):
             return OutsideError(what, remedy)
     return OutsideError(f"The source at {place} cannot be reached: {text}.", "Check the source's url and that it runs.")
 
 
 def read_slot(connection: psycopg.Connection[Any], name: str) -> Slot | None:
-    row = (
+    row: Any = (
         connection.cursor(row_factory=namedtuple_row)
         .execute(
             "SELECT slot_name, plugin, database, active_pid, wal_status, confirmed_flush_lsn, restart_lsn"
@@ -152,7 +168,7 @@ def _fatal(what: str, remedy: str) -> Finding:
 
 
 def _server(connection: psycopg.Connection[Any], name: str, snapshot: bool) -> list[Finding]:
-    row = (
+    row: Any = (
         connection.cursor(row_factory=namedtuple_row)
         .execute(
             "SELECT current_setting('wal_level') AS wal_level, pg_is_in_recovery() AS standby,"
@@ -287,7 +303,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 def read_publication(connection: psycopg.Connection[Any], name: str) -> Publication | None:
     version = connection.info.server_version
-    row = (
+    row: Any = (
         connection.cursor(row_factory=namedtuple_row)
         .execute("SELECT to_jsonb(p) AS p FROM pg_publication p WHERE pubname = %s", [name])
         .fetchone()
@@ -397,9 +413,7 @@ def _slot(connection: psycopg.Connection[Any], name: str, snapshot: bool, positi
     if slot is None:
         if snapshot:
             return [Finding(f"The slot {name} will be made with the snapshot.")]
-        return [
-            _fatal(f"The replication slot {name} is gone.", "`hub source resnapshot` takes a new, compared snapshot.")
-        ]
+        return [_fatal(f"The replication slot {name} is gone.", RESNAPSHOT)]
     row = connection.execute("SELECT current_database()").fetchone()
     if row and slot.database != row[0]:
         return [
@@ -419,8 +433,8 @@ def _slot(connection: psycopg.Connection[Any], name: str, snapshot: bool, positi
     if gap(slot, position):
         return [
             _fatal(
-                f"The slot {name} stands at {lsn_text(slot.confirmed)}, past what the store holds: {lsn_text(position)}.",
-                "`hub source resnapshot` takes a new, compared snapshot.",
+                f"The slot {name} stands at {lsn_text(slot.confirmed)}, past the store's {lsn_text(position)}.",
+                RESNAPSHOT,
             )
         ]
     return [Finding(f"The slot {name} stands at {lsn_text(slot.confirmed)}.")]
@@ -429,7 +443,7 @@ def _slot(connection: psycopg.Connection[Any], name: str, snapshot: bool, positi
 def lost(name: str) -> Finding:
     return _fatal(
         f"The slot {name} is lost: the server had to remove log that the hub had not read (max_slot_wal_keep_size).",
-        "`hub source resnapshot` takes a new, compared snapshot.",
+        RESNAPSHOT,
     )
 
 
@@ -466,7 +480,7 @@ class Watch:
         if slot is None:
             return OutsideError(
                 f"The replication slot {self._stream.slot} is gone.",
-                "`hub source resnapshot` takes a new, compared snapshot.",
+                RESNAPSHOT,
             )
         if slot.wal_status == "lost":
             finding = lost(slot.name)
@@ -500,15 +514,16 @@ def explain_failure(messages: Sequence[str], stream: StreamSettings, directory: 
         ("replication slot .* is active", f"The replication slot {stream.slot} is held by another process.",
          "Stop the other hub that reads from it."),
         ("can no longer get changes|has been invalidated|requested WAL segment", f"The slot {stream.slot} is lost.",
-         "`hub source resnapshot` takes a new, compared snapshot."),
+         RESNAPSHOT),
         ("replication slot .* does not exist", f"The replication slot {stream.slot} is gone.",
-         "`hub source resnapshot` takes a new, compared snapshot."),
-        ("publication .* does not exist", f"The publication {stream.slot} is gone.", "Run the SQL of `hub source sql`."),
+         RESNAPSHOT),
+        ("publication .* does not exist", f"The publication {stream.slot} is gone.",
+         "Run the SQL of `hub source sql`."),
         ("password authentication failed", "The source refuses the password.", "Correct the source's url."),
         ("permission denied", f"The role lacks a right: {_cause(messages)}", "Run the SQL of `hub source sql`."),
         ("Cannot parse time|Failed to properly convert|is not expected here|DateTimeParseException",
          f"A value of the source cannot be captured exactly: {_cause(messages)}", "Correct it, or exclude the column."),
-        ("Connection refused|terminating connection|Database connection failed|I/O error|EOF|closed|starting up|shutting down",
+        ("Connection refused|terminating connection|connection failed|I/O error|EOF|closed|starting up|shutting down",
          "The connection to the source was lost.", "It is tried again; check that the source runs."),
     ):  # fmt: skip
         if re.search(pattern, text, re.IGNORECASE):

@@ -9,7 +9,7 @@ Heartbeats follow every commit, so this comes within milliseconds. END records, 
 
 from collections.abc import Mapping, Sequence
 
-from cdc.envelope import OPERATIONS, Envelope, TableReader
+from cdc.envelope import OPERATIONS, Envelope, Source, TableReader
 from hub.changes import (
     Arrival,
     Commit,
@@ -38,7 +38,7 @@ class Assembler:
         self._changes: list[RowChange] = []
         self._spooled = 0
         self._snapshot: list[RowChange] = []
-        self._snapshot_commit = Commit(0, 0, 0)
+        self._snapshot_commit = Source()  # of the last snapshot row
         self._reached = 0  # commit LSN of the last arrival
         self._arrivals: list[Arrival] = []
 
@@ -48,16 +48,18 @@ class Assembler:
         """What is complete now.
 
         `reached`: the commit LSN in the offset of the batch's last record, 0 for none. `closing`: the first commit LSN
-        that the heartbeats after the last row hold, where it differs. `unavailable`: some values may be unchanged TOAST.
+        that the heartbeats after the last row hold, where it differs. `unavailable`: some may be unchanged TOAST.
         """
         for envelope in envelopes:
             if envelope is None:
                 continue
             operation = OPERATIONS.get(envelope.op)
-            if operation is not None:
-                self._row(operation, envelope, unavailable)
-            elif envelope.op == "m" or envelope.status or envelope.aggregate_type:
+            if operation is None:
                 self._other(envelope)
+            elif operation is Operation.READ:
+                self._snapshot_row(envelope, unavailable)
+            else:
+                self._row(operation, envelope, unavailable)
         self._flush_snapshot()
         self._close_by_offset(reached, closing or reached)
         arrivals, self._arrivals = self._arrivals, []
@@ -65,23 +67,18 @@ class Assembler:
 
     def _row(self, operation: Operation, envelope: Envelope, unavailable: bool) -> None:
         source = envelope.source
-        if source is None:
-            return
-        reader = self._readers.get((source.schema, source.table))
-        if operation is Operation.READ:
-            if reader:
-                self._snapshot_row(reader.change(operation, envelope, unavailable), envelope)
-                self._report(reader)
-            return
+        assert source is not None
         if source.txId != self._open:
-            self._begin(envelope)
+            self._begin(source)
+        reader = self._readers.get((source.schema, source.table))
         if reader is None:
             return
         change = reader.change(operation, envelope, unavailable)
         if reader.drift is not None:
             self._report(reader)
-        self._changes.append(change)
-        if len(self._changes) >= self._part:
+        changes = self._changes
+        changes.append(change)
+        if len(changes) >= self._part:
             self._spool()
 
     def _report(self, reader: TableReader) -> None:
@@ -91,9 +88,16 @@ class Assembler:
             self._arrivals.append(drift)
             reader.drift = SchemaDrift(drift.table, (), ())
 
-    def _snapshot_row(self, change: RowChange, envelope: Envelope) -> None:
-        self._snapshot.append(change)
-        self._snapshot_commit = _commit(envelope)
+    def _snapshot_row(self, envelope: Envelope, unavailable: bool) -> None:
+        source = envelope.source
+        assert source is not None
+        reader = self._readers.get((source.schema, source.table))
+        if reader is None:
+            return
+        self._snapshot.append(reader.change(Operation.READ, envelope, unavailable))
+        self._snapshot_commit = source
+        if reader.drift is not None:
+            self._report(reader)
         if len(self._snapshot) >= self._part:
             self._flush_snapshot()
 
@@ -103,24 +107,27 @@ class Assembler:
             self._snapshot = []
 
     def _other(self, envelope: Envelope) -> None:
-        if envelope.aggregate_type == "Initial Snapshot" and envelope.type == "COMPLETED":
-            self._flush_snapshot()
-            commit = self._snapshot_commit
-            self._arrivals.append(SnapshotCompleted(commit))
-            self._reached = max(self._reached, commit.lsn)
+        if envelope.aggregate_type:
+            if envelope.aggregate_type == "Initial Snapshot" and envelope.type == "COMPLETED":
+                self._complete_snapshot()
         elif envelope.status == "END":
             transaction, _, lsn = envelope.id.partition(":")
             if self._open == int(transaction):
                 self._close(int(lsn))
         elif envelope.op == "m" and envelope.source and envelope.source.txId not in (None, self._open):
-            self._begin(envelope)
+            self._begin(envelope.source)
 
-    def _begin(self, envelope: Envelope) -> None:
-        before = _lsn_before(envelope)
+    def _complete_snapshot(self) -> None:
+        self._flush_snapshot()
+        source = self._snapshot_commit
+        commit = Commit(source.lsn or 0, source.txId or 0, source.ts_us)
+        self._arrivals.append(SnapshotCompleted(commit))
+        self._reached = max(self._reached, commit.lsn)
+
+    def _begin(self, source: Source) -> None:
+        before = _lsn_before(source.sequence)
         if self._open is not None:
             self._close(before)
-        source = envelope.source
-        assert source is not None
         self._open, self._before, self._committed_at = source.txId, before, source.ts_us
 
     def _close(self, lsn: int) -> None:
@@ -147,14 +154,11 @@ class Assembler:
         self._changes = []
 
 
-def _lsn_before(envelope: Envelope) -> int:
-    """The commit LSN of the transaction before this event's; 0 when the stream has seen none yet."""
-    sequence = envelope.source.sequence if envelope.source else None
-    first = (sequence or "")[1:].partition(",")[0].strip(' "')
-    return int(first) if first.isdigit() else 0
+def _lsn_before(sequence: str | None) -> int:
+    """The commit LSN of the transaction before this event's; 0 when the stream has seen none yet.
 
-
-def _commit(envelope: Envelope) -> Commit:
-    source = envelope.source
-    assert source is not None
-    return Commit(source.lsn or 0, source.txId or 0, source.ts_us)
+    `sequence` is '["<that LSN>","<the event's>"]', or '[null,"<the event's>"]'.
+    """
+    if sequence is None or not sequence.startswith('["'):
+        return 0
+    return int(sequence[2 : sequence.index('"', 2)])

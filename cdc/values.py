@@ -19,7 +19,7 @@ from hub.catalogue import Column, Kind
 
 Converter = Callable[[Any], Any]
 
-# What a session must have set for `sql_expression`, and the stream's own sessions for what Java and arrays take as text.
+# What a session must have set for `sql_expression`.
 SESSION = {
     "DateStyle": "ISO",
     "IntervalStyle": "iso_8601",
@@ -75,7 +75,7 @@ def converter(column: Column) -> Converter | None:
 
 
 def one_line(text: str) -> str:
-    """JSON text without line breaks and tabs. Inside its strings they are always escaped, so these are between values."""
+    """JSON text without line breaks and tabs: inside its strings they are escaped, so these stand between values."""
     if "\n" in text or "\t" in text or "\r" in text:
         return text.replace("\r", " ").replace("\n", " ").replace("\t", " ")
     return text
@@ -251,7 +251,7 @@ def parse_array(text: str, element: Converter) -> list[Any]:
 
 
 def sql_expression(column: Column, operand: str | None = None) -> str:
-    """SQL, of type json, of what a document holds of the column. `operand`: the column, quoted, when it has a prefix."""
+    """SQL of type json: what a document holds of the column. `operand`: the column in SQL, when it has a prefix."""
     value = operand or quote(column.name)
     if column.array:
         return _sql_array(column, value)
@@ -300,6 +300,7 @@ def _sql_array(column: Column, value: str) -> str:
         return f"to_json({value}::text[])"
     element = _SQL_BY_BASE[column.base].format("element")
     return (
-        f"CASE WHEN {value} IS NULL THEN NULL ELSE (SELECT coalesce(json_agg(CASE WHEN element IS NOT NULL THEN {element}"
-        f" END ORDER BY position), '[]') FROM unnest({value}) WITH ORDINALITY AS list (element, position)) END"
+        f"CASE WHEN {value} IS NULL THEN NULL ELSE (SELECT coalesce(json_agg(CASE WHEN element IS NOT NULL"
+        f" THEN {element} END ORDER BY position), '[]')"
+        f" FROM unnest({value}) WITH ORDINALITY AS list (element, position)) END"
     )
