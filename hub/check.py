@@ -3,7 +3,7 @@
 Offline the project is held against itself; with the sources' catalogues, its tables and columns against them too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hub.catalogue import Catalogue
 from hub.check_catalogue import Unsupported, check_entity
@@ -20,26 +20,35 @@ def check(
     catalogues: Mapping[str, Catalogue] | None = None,
     unsupported: Unsupported | None = None,
     kinds: Kinds | None = None,
+    known: Sequence[Problem] = (),
 ) -> list[Problem]:
     """Every problem and note, by place. `catalogues` is by source; the entities of any other are checked offline.
 
     `unsupported(column, server_version)` says why the way in cannot decode a column's type, None when it can.
     `kinds` knows the connectors; without it the destinations' own settings are not judged.
+    `known` are the problems that reading it found: they come first at each place, and nothing that follows from them is
+    said again.
     """
-    problems = Problems()
+    problems = Problems(list(known))
+    unread = {problem.file for problem in known}
     _check_use(project, problems)
     shapes: dict[str, Shape | None] = {}
     for entity in project.entities.values():
         _check_names(entity, problems)
         catalogue = (catalogues or {}).get(entity.source)
-        if catalogue is not None and not entity.derived:
+        if catalogue is not None and not entity.derived and not _is_in(entity.place, unread):
             shapes[entity.name] = check_entity(entity, catalogue, problems, unsupported)
     if kinds is not None:
         for destination in project.destinations.values():
-            _check_settings(destination, kinds, problems)
+            if not _is_in(destination.place, unread):
+                _check_settings(destination, kinds, problems)
     for subscription in project.subscriptions.values():
         check_subscription(subscription, shapes.get(subscription.entity), problems)
-    return problems.in_order()
+    return [one for one in problems.in_order() if not (known and one.warning)]
+
+
+def _is_in(place: Place | None, files: Collection[str]) -> bool:
+    return place is not None and place.file in files
 
 
 def _check_use(project: Project, problems: Problems) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hub.errors import ProjectError
+from hub.errors import Problem, ProjectError
 from hub.problems import Problems
 from hub.project import (
     Columns,
@@ -63,15 +63,25 @@ T = TypeVar("T")
 
 def load(directory: Path, environ: Mapping[str, str]) -> Project:
     """The project in `directory`; ProjectError with all of its problems when it has any."""
+    project, problems = read(directory, environ)
+    if project is None or problems:
+        raise ProjectError(problems)
+    return project
+
+
+def read(directory: Path, environ: Mapping[str, str]) -> tuple[Project | None, list[Problem]]:
+    """What can be read of the project, and its problems; None when hub.yaml gives nothing.
+
+    With problems the project is for `hub check` alone, so that what else is wrong is said at once: where a value could
+    not be read it has the default.
+    """
     problems = Problems()
     files = _Files(directory.resolve(), environ, problems, set())
     root = files.root()
     project = _project(files, root) if root else None
     if project:
         check_references(project, files.incomplete, problems)
-    if project is None or problems.found:
-        raise ProjectError(problems.in_order())
-    return project
+    return project, problems.in_order()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ import click
 
 from hub.catalogue import Catalogue
 from hub.commands.context import ProjectOption, echo_json, json_option, pass_project
-from hub.errors import InputError, OutsideError, Problem, ProjectError
+from hub.errors import InputError, OutsideError, Problem
 from hub.project import Project
+from hub.project_files import HUB_FILE, read
 from hub.project_template import FILES, NEXT_STEPS
 
 NOT_READ = "The source's catalogue was not read: tables and columns are not checked."
@@ -28,10 +29,10 @@ def check(context: click.Context, option: ProjectOption, offline: bool, as_json:
     \b
     Example: hub --project shop check --offline
     """
-    try:
-        problems, remarks = _judged(option.project, offline)
-    except ProjectError as error:
-        problems, remarks = list(error.problems), []
+    project, problems = read(option.directory, os.environ)
+    remarks: list[str] = []
+    if project is not None:
+        problems, remarks = _judged(project, problems, offline)
     if as_json:
         _echo_as_json(problems, remarks)
     else:
@@ -40,13 +41,14 @@ def check(context: click.Context, option: ProjectOption, offline: bool, as_json:
         context.exit(InputError.exit_code)
 
 
-def _judged(project: Project, offline: bool) -> tuple[list[Problem], list[str]]:
-    """The problems, and what has to be said of how they were looked for."""
+def _judged(project: Project, known: list[Problem], offline: bool) -> tuple[list[Problem], list[str]]:
+    """All problems, the known ones included, and what has to be said of how they were looked for."""
     from hub.bootstrap import connector_kinds, unsupported_type
     from hub.check import check as judge
 
-    catalogues, remarks = ({}, [NOT_READ]) if offline else _catalogues(project)
-    return judge(project, catalogues, unsupported_type, connector_kinds()), remarks
+    unclear = any(problem.file == HUB_FILE for problem in known)
+    catalogues, remarks = ({}, [NOT_READ]) if offline or unclear else _catalogues(project)
+    return judge(project, catalogues, unsupported_type, connector_kinds(), known), remarks
 
 
 def _catalogues(project: Project) -> tuple[dict[str, Catalogue], list[str]]:

@@ -82,6 +82,8 @@ def test_every_problem_has_its_place(new: Path) -> None:
     """All of them at once, `file:line:column: what remedy`, and exit code 2."""
     order = new / "entities" / "order.yaml"
     order.write_text(order.read_text().replace("foreign_key: order_id", "foregin_key: order_id"))
+    orders = new / "subscriptions" / "archive-orders.yaml"
+    orders.write_text(orders.read_text() + "where: doc.status |\n")
     archive = new / "destinations" / "archive.yaml"
     archive.write_text(archive.read_text().replace("connector: file", "connector: [file]"))
 
@@ -91,7 +93,8 @@ def test_every_problem_has_its_place(new: Path) -> None:
     assert "destinations/archive.yaml:3:12: 'connector'" in result.stdout
     assert "entities/order.yaml:13:5: The has_many 'lines' has no key 'foregin_key'." in result.stdout
     assert "Did you mean 'foreign_key'?" in result.stdout
-    assert result.stdout.splitlines()[-1] == "2 problems, no notes."
+    assert "subscriptions/archive-orders.yaml:8:1: where" in result.stdout
+    assert result.stdout.splitlines()[-1] == "3 problems, no notes."
     assert "Traceback" not in result.stderr
 
 
@@ -107,6 +110,15 @@ def test_json(new: Path) -> None:
     assert not report["well"]
     assert {(one["file"], one["warning"]) for one in report["problems"]} == {("destinations/archive.yaml", False)}
     assert report["remarks"]
+
+
+def test_a_wrong_url_is_a_problem_of_the_project(new: Path) -> None:
+    """It is not tried, and not repeated."""
+    result = hub(new, "check", SOURCE_URL="mysql://hub:hunter2@db/shop")
+
+    assert result.returncode == 2
+    assert "hub.yaml:6:10: 'url' of the source 'main' is not a Postgres URL." in result.stdout
+    assert "hunter2" not in result.stdout + result.stderr
 
 
 def test_no_project(tmp_path: Path) -> None:

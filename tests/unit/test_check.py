@@ -9,7 +9,7 @@ from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.check import check
 from hub.errors import Problem
 from hub.project import Project
-from hub.project_files import load
+from hub.project_files import load, read
 from tests.unit.test_project_files import ENVIRONMENT
 
 FILES = {
@@ -329,6 +329,25 @@ def test_nothing_is_asked_of_a_derived_entity(tmp_path: Path) -> None:
 
     assert not problems
     assert any("may not forward" in note.what for note in notes)
+
+
+def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
+    """What reading finds and what judging finds come together; what follows from the first is not said again."""
+    good = {name: text.encode() for name, text in FILES.items()}
+    bad = {
+        **good,
+        ENTITY: good[ENTITY].replace(b"table: orders", b"tabel: orders"),
+        SUBSCRIPTION: good[SUBSCRIPTION].replace(b"to: crm", b"to: cmr").replace(b"| length", b"| lenght"),
+    }
+    for name, text in bad.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+
+    half, known = read(tmp_path, {})
+    assert half is not None
+    found = check(half, {"main": CATALOGUE}, unsupported, known=known)
+
+    assert [(one.file, one.line) for one in found] == [(ENTITY, 2), (SUBSCRIPTION, 3), (SUBSCRIPTION, 8)]
 
 
 @pytest.mark.parametrize(
