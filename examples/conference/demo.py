@@ -113,6 +113,7 @@ def _arrival(stage: Stage, delivery: Delivery, committed_at: int) -> str:
 
 
 def press(stage: Stage) -> None:
+    stage.books.pressed_at = time.time_ns() // 1000
     seen, began = len(stage.watch.archived), time.monotonic()
     calls = traffic.crowd(stage.legacy, VISITORS, CALLS)
     took = time.monotonic() - began
@@ -138,7 +139,7 @@ def replay(stage: Stage) -> None:
         stage.books.fault(f"order {order} was replayed and did not arrive again")
     stage.watch.settle(QUIET, ARRIVE_SECONDS)
     for delivery, webhook_id in again():
-        say(f"  {delivery} arrived again; its id {webhook_id} was known, so it was dropped")
+        say(f"  {delivery} arrived again: {webhook_id} was known, so it was dropped")
 
 
 def guide(stage: Stage) -> None:

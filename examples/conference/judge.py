@@ -38,23 +38,29 @@ def judge_deliveries(stage: Stage, journal: Sequence[Version]) -> None:
         stage.books.fault(f"{delivery} has not arrived")
     for delivery in surplus[:SHOWN]:
         stage.books.fault(f"{delivery} arrived, and nobody asked for it")
-    waits = _waits(stage, journal)
-    p50, p99 = percentile(waits, 0.5), percentile(waits, 0.99)
-    say(f"  from commit to receiver, {len(waits)} deliveries: p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+    tell_waits(stage, journal)
+
+
+def tell_waits(stage: Stage, journal: Sequence[Version]) -> None:
+    """How long deliveries took, apart for calls one by one and for many at once."""
+    for name, waits in zip(("one by one", "many at once"), _waits(stage, journal), strict=True):
+        p50, p99 = percentile(waits, 0.5), percentile(waits, 0.99)
+        say(f"  from commit to receiver, {name}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, {len(waits)} deliveries")
 
 
 def _arrived(stage: Stage) -> set[Delivery]:
     return {*stage.watch.received, *(archived.delivery for archived in stage.watch.archived)}
 
 
-def _waits(stage: Stage, journal: Sequence[Version]) -> list[float]:
-    """Milliseconds from each commit in Postgres to the receiver's own clock."""
+def _waits(stage: Stage, journal: Sequence[Version]) -> tuple[list[float], list[float]]:
+    """Milliseconds from each commit in Postgres to the receiver's own clock: before the press began, and since."""
     commits = {(version.entity, version.key, version.version): version.committed_at for version in journal}
-    return [
-        (received.received_at - commits[one.entity, one.key, one.version]) / 1000
-        for one, received in stage.watch.received.items()
-        if (one.entity, one.key, one.version) in commits
-    ]
+    waits: tuple[list[float], list[float]] = ([], [])
+    for one, received in stage.watch.received.items():
+        committed_at = commits.get((one.entity, one.key, one.version))
+        if committed_at is not None:
+            waits[committed_at >= stage.books.pressed_at].append((received.received_at - committed_at) / 1000)
+    return waits
 
 
 def judge_documents(stage: Stage, journal: Sequence[Version]) -> None:

@@ -81,6 +81,7 @@ class Books:
     """What the run has come to so far."""
 
     calls: int = 0  # that changed something at the source
+    pressed_at: int = 0  # when calls began to come many at once; microseconds since 1970
     faults: list[str] = field(default_factory=list)
 
     def fault(self, what: str) -> None:

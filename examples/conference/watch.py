@@ -103,10 +103,11 @@ class Watch:
                 if not line.endswith(b"\n"):
                     return  # still being written
                 self._offset += len(line)
-                yield _archived(json.loads(line))
+                yield _archived(json.loads(line)["body"])
 
 
 def _archived(event: dict[str, Any]) -> Archived:
+    """Of the CloudEvent that is the body of a line."""
     data = event["data"]
     delivery = from_event("archive", event)
     return Archived(delivery, microseconds(event["time"]), event["hubcause"], data["before"], data["document"])
