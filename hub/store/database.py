@@ -130,7 +130,7 @@ class Store:
         """The name that `name_id` gave a number to."""
         if id not in self._names:
             with self.read() as connection:
-                self._names.update(connection.execute(sa.select(tables.name.c.id, tables.name.c.name)).tuples())
+                self._names.update((row.id, row.name) for row in connection.execute(sa.select(tables.name)))
         return self._names[id]
 
     def listen(self, role: str) -> Doorbell:
