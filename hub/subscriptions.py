@@ -144,11 +144,13 @@ class Subscription:
             was = change.before is not None
             event = self.sent[was * 2 + (change.after is not None)]
             return None if event is None else Planned(event, _ROW, change.before_version if was else 0)
+        if cause is Cause.SNAPSHOT and not self.snapshots:
+            return None
         try:
             was, now = self._membership(change)
         except TemplateFailure as failure:
-            return _undecided(change, cause, f"where: {failure}")
-        event = self._event(was, now, cause)
+            return self._undecided(change, cause, f"where: {failure}")
+        event = self._event_at(was * 2 + now, cause)
         if event is Event.UPDATED and (self.changed or self.when is not None):
             return self._plan_update(change, cause)
         if event is None:
@@ -161,11 +163,22 @@ class Subscription:
             return was, now
         return was and self.selects(change.before_tree), now and self.selects(change.after_tree)
 
-    def _event(self, was: bool, now: bool, cause: Cause) -> Event | None:
-        position = was * 2 + now
-        if cause is Cause.SNAPSHOT:
-            return _EVENTS[position] if self.snapshots else None
-        return self.sent[position]
+    def _event_at(self, position: int, cause: Cause) -> Event | None:
+        """What is sent of was in the set * 2 + is in it; of the initial load, all of it."""
+        return _EVENTS[position] if cause is Cause.SNAPSHOT else self.sent[position]
+
+    def _undecided(self, change: DocumentChange, cause: Cause, failure: str) -> Planned | None:
+        """`where` failed: the delivery that may be missing is parked, as if every document were in the set.
+
+        None when `on` has no event that this change could be.
+        """
+        before, after = change.before is not None, change.after is not None
+        possible = [before * 2 + after] if before is not after else [3, 1, 2]
+        event = next((found for found in (self._event_at(position, cause) for position in possible) if found), None)
+        if event is None:
+            return None
+        before_version = 0 if event is Event.CREATED else change.before_version
+        return Planned(event, _cause_of(event, change, cause), before_version, failure)
 
     def _plan_update(self, change: DocumentChange, cause: Cause) -> Planned | None:
         if self.changed and not any_selected(self.changed, change.paths):
@@ -189,12 +202,6 @@ def _cause_of(event: Event, change: DocumentChange, cause: Cause) -> Cause:
         return cause
     root_row = change.root_row or change.before is None or change.after is None
     return Cause.ROW if root_row else Cause.FILTER
-
-
-def _undecided(change: DocumentChange, cause: Cause, failure: str) -> Planned:
-    """`where` failed: as if every document were in the set, so that the parked delivery is the one that is missing."""
-    event = _EVENTS[(change.before is not None) * 2 + (change.after is not None)] or Event.DELETED
-    return Planned(event, _cause_of(event, change, cause), change.before_version, failure)
 
 
 def _when_variables(change: DocumentChange, planned: Planned, names: frozenset[str]) -> dict[str, Any]:

@@ -124,12 +124,23 @@ def test_a_failing_when_parks_its_delivery() -> None:
     [(None, PAID, Event.CREATED), (OPEN, PAID, Event.UPDATED), (PAID, None, Event.DELETED)],
 )
 def test_a_failing_where_parks_its_delivery(before: Any, after: Any, event: Event) -> None:
-    """What `where` can't decide is never dropped, whatever `on` says."""
+    """What `where` can't decide is not dropped."""
 
-    planned = subscription(where="doc.total > 5", on=()).plan(change(before, after))
+    planned = subscription(where="doc.total > 5").plan(change(before, after))
     assert planned is not None
     assert (planned.event, planned.cause) == (event, Cause.ROW)
     assert planned.failure.startswith("where: ")
+
+
+def test_a_failing_where_parks_only_what_could_be_sent() -> None:
+    """Nothing is parked for an event that `on` leaves out, nor for an initial load that is not sent."""
+
+    created = subscription(where="doc.total > 5", on=("created",))
+    planned = created.plan(change(OPEN, PAID))
+    assert planned is not None
+    assert (planned.event, planned.before_version) == (Event.CREATED, 0)
+    assert created.plan(change(PAID, None)) is None
+    assert created.plan(change(None, PAID), Cause.SNAPSHOT) is None
 
 
 def test_where_is_asked_only_of_what_matches() -> None:
