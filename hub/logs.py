@@ -31,3 +31,4 @@ def configure(role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyedFormatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
