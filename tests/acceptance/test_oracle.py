@@ -1,8 +1,9 @@
 """Random schemas, entities and transactions: the journal against one SQL query at every commit."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,11 @@ def test_with_four_writers_the_newest_versions_are_what_is_there(
     """Whatever four sessions do at one time, the journal ends at what SQL returns."""
     store = make_store(kind)
     with trial(database, seed) as made:
-        with made.project(tmp_path, store).running() as run:
-            run.until_settled(made.lsn())
+        with _started(made, store, tmp_path) as run:
+            run.until_settled(made.fence())
             with ThreadPoolExecutor(WRITERS) as pool:
                 list(pool.map(lambda number: _write(made, number), range(WRITERS)))
-            run.until_settled(made.lsn())
+            run.until_settled(made.fence())
 
         _expect_none(made, judge_end(made.state(), journal.versions(store)))
 
@@ -67,14 +68,23 @@ def test_a_commit_that_reaches_many_documents_may_merge_with_later_ones(
 
 def _follow(made: Trial, store: str, directory: Path, commits: int, fan_out: int | None = None) -> None:
     """Run the hub while the trial's writer commits in bursts."""
-    with made.project(directory, store, fan_out).running() as run:
-        run.until_settled(made.lsn())
+    with _started(made, store, directory, fan_out) as run:
+        run.until_settled(made.fence())
         for _ in range(commits // BURST):
             _burst(made, run)
 
 
+@contextmanager
+def _started(made: Trial, store: str, directory: Path, fan_out: int | None = None) -> Iterator[Run]:
+    project = made.project(directory, store, fan_out)
+    made.admit(project)
+    with project.running() as run:
+        yield run
+
+
 def _burst(made: Trial, run: Run) -> None:
-    run.until_settled(made.burst(BURST))
+    made.burst(BURST)
+    run.until_settled(made.fence())
 
 
 def _write(made: Trial, number: int) -> None:

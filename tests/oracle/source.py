@@ -1,4 +1,4 @@
-"""The legacy database of one trial, and the project that a hub follows it with."""
+"""The legacy database of one trial, the project that a hub follows it with, and the truth about it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,13 @@ from typing import Any
 import psycopg
 
 from tests.oracle import truth
+from tests.oracle.access import admit, fence, make_role, withdraw
 from tests.oracle.command import Project, hub_yaml
 from tests.oracle.compare import History
 from tests.oracle.entities import Entity, as_yaml, random_entities
 from tests.oracle.schema import Schema, random_schema
 from tests.oracle.truth import Documents
-from tests.oracle.writer import Commit, Writer
+from tests.oracle.writer import Writer
 
 
 class Trial:
@@ -22,6 +23,7 @@ class Trial:
     def __init__(self, url: str, seed: int, *, truncates: bool = True) -> None:
         """Makes the tables in the empty database at `url` and fills them."""
         self.url = url
+        self.reader = ""  # the URL that the hub reads by
         self.schema: Schema = random_schema(seed)
         self.entities: tuple[Entity, ...] = random_entities(self.schema)
         self.connection = self.connect()
@@ -40,33 +42,33 @@ class Trial:
 
     def project(self, directory: Path, store: str, fan_out: int | None = None) -> Project:
         """The hub's project for this trial, written to `directory`."""
+        self.reader = self.reader or make_role(self.url)
         project = Project(directory, store)
         files = {f"entities/{entity.name}.yaml": as_yaml(self.schema, entity) for entity in self.entities}
         slot = self.connection.info.dbname  # a slot's name is the server's, not the database's
-        project.write(files | {"hub.yaml": hub_yaml(self.url, store, slot=slot, fan_out=fan_out)})
+        project.write(files | {"hub.yaml": hub_yaml(self.reader, store, slot=slot, fan_out=fan_out)})
         return project
 
     def state(self) -> dict[str, Documents]:
         """The truth of now."""
         return {entity.name: truth.documents(self.connection, self.schema, entity) for entity in self.entities}
 
-    def burst(self, commits: int) -> int:
-        """Commit one after the other without waiting, and note the truth after each. Returns a WAL position that
-        the last of them has passed."""
-        lsn = self.lsn()
+    def burst(self, commits: int) -> None:
+        """Commit one after the other without waiting, and note the truth after each."""
         done = 0
         while done < commits:
-            lsn = self.lsn()
             commit = self.writer.commit()
             if commit:
                 self.history.record(commit, self.state())
                 done += 1
-        return lsn
 
-    def lsn(self) -> int:
-        found = self.connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
-        assert found
-        return int(found[0])
+    def fence(self) -> int:
+        """A WAL position that every commit so far is below."""
+        return fence(self.connection)
+
+    def admit(self, project: Project) -> None:
+        """Do what the hub asks of the database's owner."""
+        admit(project, self.url)
 
     def describe(self) -> str:
         """The seed with its schema and entities, for the message of a failure."""
@@ -75,6 +77,8 @@ class Trial:
 
     def close(self) -> None:
         self.connection.close()
+        if self.reader:
+            withdraw(self.url)
 
 
 @contextmanager
@@ -84,6 +88,3 @@ def trial(url: str, seed: int, *, truncates: bool = True) -> Iterator[Trial]:
         yield made
     finally:
         made.close()
-
-
-__all__ = ["Commit", "Trial", "trial"]
