@@ -38,6 +38,7 @@ def run(once: bool) -> None:
     with _ending_on_signals(), own_directory(DIRECTORY.resolve()) as places, ExitStack() as stack:
         try:
             stage = perform(places, stack)
+            guide(stage, once)
             if not once:
                 heading("It stays up, with a call now and then, until Ctrl-C")
                 stay(stage)
@@ -61,7 +62,6 @@ def perform(places: Places, stack: ExitStack) -> Stage:
         heading("Is everything there, and is it right?")
         judge(stage)
     heading("Something is wrong, see above." if stage.books.faults else "Every change is delivered and right.")
-    guide(stage)
     return stage
 
 
@@ -142,19 +142,21 @@ def replay(stage: Stage) -> None:
         say(f"  {delivery} arrived again: {webhook_id} was known, so it was dropped")
 
 
-def guide(stage: Stage) -> None:
-    """Addresses, and commands to copy."""
+def guide(stage: Stage, once: bool) -> None:
+    """Addresses, and commands to copy: those that read the store alone when nothing stays up."""
     order = next((one.key for one in stage.watch.received if one.consumer == "crm"), "1")
-    say(f"  legacy application  {stage.legacy}")
-    say(f"  receiver            {stage.receiver}")
     say(f"  project             {_near(stage.places.project)}")
     say(f"  logs and archive    {_near(stage.places.directory)}")
-    say("  Look around from another terminal, while the demo is up:")
     hub = " ".join(_near(Path(part)) for part in hub_command(stage.places))
-    say(f"    . {_near(stage.places.environ)}")
-    for arguments in ("status", f"documents history order {order}", f"trace order {order}", "deliveries list"):
-        say(f"    {hub} {arguments}")
-    say(f"    {_near(Path(sys.executable))} -m examples.conference.traffic {stage.legacy}")
+    commands = [f"{hub} documents history order {order}", f"{hub} trace order {order}"]
+    if not once:
+        say(f"  legacy application  {stage.legacy}")
+        say(f"  receiver            {stage.receiver}")
+        commands += [f"{hub} status", f"{hub} deliveries list", f"{hub} verify"]
+        commands.append(f"{_near(Path(sys.executable))} -m examples.conference.traffic {stage.legacy}")
+    say("  Look around:" if once else "  Look around from another terminal:")
+    for command in (f". {_near(stage.places.environ)}", *commands):
+        say(f"    {command}")
 
 
 def stay(stage: Stage) -> None:

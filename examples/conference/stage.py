@@ -108,15 +108,11 @@ class Stage:
         for child in (*self.servers, self.hub):
             child.check()
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the `hub` command as a user does."""
-        return _command(self.places, self.environ, *arguments)
-
     def tell_command(self, *arguments: str) -> bool:
-        """The same, shown with what it prints; a fault unless it ends well."""
+        """Run the `hub` command as a user does, and show what it prints; a fault unless it ends well."""
         say(f"  $ hub {' '.join(arguments)}")
-        done = self.command(*arguments)
-        for line in (done.stdout + done.stderr).strip().splitlines():
+        done = _command(self.places, self.environ, *arguments, stderr=subprocess.STDOUT)
+        for line in done.stdout.strip().splitlines():
             say(f"    {line}")
         if done.returncode:
             self.books.fault(f"`hub {arguments[0]}` ended with exit code {done.returncode}")
@@ -282,13 +278,16 @@ def hub_command(places: Places) -> list[str]:
     return [program, "--project", str(places.project)]
 
 
-def _command(places: Places, environ: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def _command(
+    places: Places, environ: dict[str, str], *arguments: str, stderr: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             [*hub_command(places), *arguments],
             env={**os.environ, **environ},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             timeout=COMMAND_SECONDS,
         )
