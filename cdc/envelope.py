@@ -3,7 +3,7 @@
 This is the hot path: a row costs a few microseconds, so what can be prepared for a table is prepared once.
 """
 
-import base64
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,15 +50,14 @@ def decode(payload: bytes) -> list[Envelope | None]:
 
 
 OPERATIONS = {operation.value: operation for operation in Operation}
-_TEXT_MARK = UNAVAILABLE.replace("\x00", "\\u0000").encode()
-UNAVAILABLE_BYTES = base64.b64encode(UNAVAILABLE.encode()).decode()
-_UNAVAILABLE = (UNAVAILABLE, UNAVAILABLE_BYTES)
-_BYTES_MARK = UNAVAILABLE_BYTES.encode()
+_MARK = b"u0000unavailable"
+# An hstore comes as JSON text, its placeholder too.
+_UNAVAILABLE = (UNAVAILABLE, json.dumps({UNAVAILABLE: UNAVAILABLE}, separators=(",", ":")))
 
 
 def holds_unavailable(payload: bytes) -> bool:
     """Whether any value of the batch may be an unchanged TOAST value, so that its rows are worth a look."""
-    return _TEXT_MARK in payload or _BYTES_MARK in payload
+    return _MARK in payload
 
 
 class TableReader:

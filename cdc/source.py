@@ -455,6 +455,7 @@ class Watch:
         self._connection: psycopg.Connection[Any] | None = None
         self._arrived = time.monotonic()
         self._looked = time.monotonic()
+        self._seen = False  # the slot has been there: a snapshot's is made by Debezium, which takes its time
         self._told = 0  # WAL position after our last message
 
     def look(self, arrived: bool) -> OutsideError | None:
@@ -478,10 +479,13 @@ class Watch:
             self._connection = connect(self._stream.url)
         slot = read_slot(self._connection, self._stream.slot)
         if slot is None:
+            if not self._seen:
+                return None
             return OutsideError(
                 f"The replication slot {self._stream.slot} is gone.",
                 RESNAPSHOT,
             )
+        self._seen = True
         if slot.wal_status == "lost":
             finding = lost(slot.name)
             return OutsideError(finding.what, finding.remedy)

@@ -42,6 +42,7 @@ JAVA_FORMS = {
     "timestamptz": "timestamptz",
     "interval": "interval",
     "bit": "text",
+    "bytea": "bytea",
     "varbit": "text",
     "name": "text",
     "xml": "text",
@@ -71,7 +72,7 @@ def converter(column: Column) -> Converter | None:
         return lambda text: parse_array(text, element)
     if column.kind in (Kind.JSON, Kind.HSTORE):
         return one_line
-    return shortest_real if column.base == "float4" else None
+    return {"float4": shortest_real, "inet": with_mask}.get(column.base)
 
 
 def one_line(text: str) -> str:
@@ -79,6 +80,11 @@ def one_line(text: str) -> str:
     if "\n" in text or "\t" in text or "\r" in text:
         return text.replace("\r", " ").replace("\n", " ").replace("\t", " ")
     return text
+
+
+def with_mask(text: str) -> str:
+    """As a cast to text gives an inet, which its own output leaves out for a single host: "10.0.0.1/32"."""
+    return text if "/" in text else f"{text}/{128 if ':' in text else 32}"
 
 
 _REAL = struct.Struct("f")
@@ -215,6 +221,7 @@ ELEMENTS: dict[str, Converter] = {
     "timestamp": _timestamp,
     "timestamptz": _timestamptz,
     "timetz": _timetz,
+    "inet": with_mask,
     "interval": _interval,
     "bytea": _bytea,
     "json": one_line,
@@ -255,6 +262,8 @@ def sql_expression(column: Column, operand: str | None = None) -> str:
     value = operand or quote(column.name)
     if column.array:
         return _sql_array(column, value)
+    if column.base == "oid":
+        return f"to_json({value}::int8)"
     if column.kind in (Kind.INTEGER, Kind.FLOAT, Kind.BOOLEAN, Kind.TIMESTAMP):
         return f"to_json({value})"
     template = _SQL_BY_BASE.get(column.base, "to_json({0}::text)")
@@ -282,7 +291,7 @@ _SQL_ARRAYS = {
     "int2": "to_json({0})",
     "int4": "to_json({0})",
     "int8": "to_json({0})",
-    "oid": "to_json({0})",
+    "oid": "to_json({0}::int8[])",
     "float4": "to_json({0})",
     "float8": "to_json({0})",
     "bool": "to_json({0})",

@@ -16,6 +16,7 @@ import java.time.OffsetDateTime;
 import java.time.OffsetTime;
 import java.time.ZoneOffset;
 import java.time.temporal.ChronoField;
+import java.util.Base64;
 import java.util.Calendar;
 import java.util.GregorianCalendar;
 import java.util.HashMap;
@@ -85,6 +86,7 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
         }
         return switch (form) {
             case "array" -> array(value);
+            case "bytea" -> Base64.getEncoder().encodeToString((byte[]) value);
             case "char" -> text(value).stripTrailing();
             case "date" -> date(value);
             case "interval" -> interval(value);
