@@ -44,6 +44,7 @@ UNWRITTEN = 5000  # outcomes in memory that the store has not taken; past them n
 RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
+EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 GRACE = 10.0  # seconds that attempts on their way get at the end
 
 T = TypeVar("T")
@@ -220,6 +221,7 @@ class Dispatcher:
 
     async def _finished(self, finish: asyncio.Event) -> None:
         await finish.wait()
+        self._look_again.set()  # a ring may be on its way
         while not self.settled():
             self._quiet.clear()
             with contextlib.suppress(TimeoutError):
@@ -231,6 +233,7 @@ class Dispatcher:
         while True:
             await self._look_again.wait()
             self._look_again.clear()
+            self._looked = False
             look = await self._read(self._deliveries.look, self._position, list(self._gaps), RELEASED)
             await self._take(look)
             while self._refills:
@@ -342,6 +345,7 @@ class Dispatcher:
 
     def _wait_for(self, route: Route, lane: Lane) -> None:
         route.queue.stand(lane)
+        self._read_on(route.queue)
         lane.due = due_at = min(lane.head.due_at, expires_at(lane.head.created_at, route.policy))
         self._alarms.at(due_at, lambda: self._due(route, lane, due_at))
 
@@ -385,8 +389,8 @@ class Dispatcher:
 
     def _message(self, route: Route, lane: Lane, loaded: Loaded | None) -> Message | None:
         delivery = lane.head
-        if loaded is None:  # discarded, or expired
-            self._advance(route, lane)
+        if loaded is None:  # discarded, or parked as too old
+            self._gone(route, lane)
         elif expires_at(delivery.created_at, route.policy) <= self._clock.now():
             self._park(route, lane, delivery.attempts, _expired(route))
         elif not loaded.found:
@@ -397,6 +401,13 @@ class Dispatcher:
             except TemplateFailure as failure:
                 self._park(route, lane, delivery.attempts, f"body: {failure}")
         return None
+
+    def _gone(self, route: Route, lane: Lane) -> None:
+        if route.holds:
+            route.queue.hold(lane)
+            self._look_again.set()  # which tells whether a parked one holds it
+        else:
+            self._advance(route, lane)
 
     def _render(self, route: Route, delivery: Delivery, loaded: Loaded) -> Message:
         config = route.subscription.config
@@ -501,6 +512,7 @@ class Dispatcher:
         route.worker.health.forget(delivery.seq)
         if route.holds and not route.standing:
             route.queue.hold(lane)
+            self._read_on(route.queue)
         else:
             self._advance(route, lane)
 
@@ -511,6 +523,10 @@ class Dispatcher:
         if queue.needs_refill(lane):
             self._refills.append(lane)
             self._look_again.set()
+        self._read_on(queue)
+
+    def _read_on(self, queue: Queue) -> None:
+        """There may be room again for what was left in the store."""
         if queue.behind and queue.room >= WINDOW // 2:
             self._look_again.set()
 
@@ -606,16 +622,23 @@ class Dispatcher:
     async def _expire(self, route: Route) -> None:
         """Park what is past `expire`, held, paused or not; again when the oldest of the rest is."""
         before = self._clock.now() - round(route.policy.expire * SECOND)
-        while await self._write(self._deliveries.expire, route.id, before, _expired(route)) == CHUNK:
+        while old := await self._read(self._deliveries.expired, route.id, before):
+            await self._write(self._deliveries.expire, old, _expired(route))
             route.parks = True
         oldest = await self._read(self._deliveries.oldest, route.id)
-        again = expires_at(oldest if oldest is not None else self._clock.now(), route.policy) + SECOND
-        self._alarms.at(again, lambda: self._expire_later(route))
+        again = expires_at(oldest if oldest is not None else self._clock.now(), route.policy)
+        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._expire_later(route))
 
     def _expire_later(self, route: Route) -> None:
         task = asyncio.get_running_loop().create_task(self._expire(route))
         self._expiries.add(task)
-        task.add_done_callback(self._expiries.discard)
+        task.add_done_callback(self._expiry_ended)
+
+    def _expiry_ended(self, task: asyncio.Task[None]) -> None:
+        self._expiries.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self.broke(error)
 
 
 def _expired(route: Route) -> str:

@@ -200,15 +200,23 @@ class Deliveries:
             return {(row[0], row[1]): row[2] for row in connection.execute(query)}
 
     def oldest(self, subscription_id: int) -> int | None:
-        """When the first pending delivery of a subscription was made, microseconds since 1970."""
-        query = (
-            sa.select(delivery.c.created_at)
-            .where(_PENDING, delivery.c.subscription_id == subscription_id)
-            .order_by(delivery.c.seq)
-            .limit(1)
+        """When the oldest pending delivery of a subscription was made, microseconds since 1970."""
+        query = sa.select(sa.func.min(delivery.c.created_at)).where(
+            _PENDING, delivery.c.subscription_id == subscription_id
         )
         with self.store.read() as connection:
             return connection.execute(query).scalar()
+
+    def expired(self, subscription_id: int, before: int) -> list[int]:
+        """The seqs of pending deliveries that were made at a moment or before, CHUNK at most."""
+        query = (
+            sa.select(delivery.c.seq)
+            .where(_PENDING, delivery.c.subscription_id == subscription_id, delivery.c.created_at <= before)
+            .order_by(delivery.c.seq)
+            .limit(CHUNK)
+        )
+        with self.store.read() as connection:
+            return list(connection.execute(query).scalars())
 
     def destinations(self) -> dict[str, DestinationState]:
         table = tables.destination_state
@@ -263,17 +271,11 @@ class Deliveries:
             values = {"held_since": state.held_since, "reason": state.reason, "probe_at": state.probe_at}
             upsert(self.store, connection, tables.destination_state, {"destination": name}, values)
 
-    def expire(self, subscription_id: int, before: int, reason: str) -> int:
-        """Park pending deliveries that were made before a moment, CHUNK at most; how many."""
-        old = (
-            sa.select(delivery.c.seq)
-            .where(_PENDING, delivery.c.subscription_id == subscription_id, delivery.c.created_at <= before)
-            .order_by(delivery.c.seq)
-            .limit(CHUNK)
-        )
+    def expire(self, seqs: Sequence[int], reason: str) -> None:
+        """Park those that are still pending."""
+        update = delivery.update().where(delivery.c.seq.in_(seqs), _PENDING)
         with self.store.write() as connection:
-            update = delivery.update().where(delivery.c.seq.in_(old)).values(state=int(State.PARKED), reason=reason)
-            return connection.execute(update).rowcount
+            connection.execute(update.values(state=int(State.PARKED), reason=reason))
 
     def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:
         """Dispatch has them in memory now, and a crash leaves them pending; outdated ones are superseded."""

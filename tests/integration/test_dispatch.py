@@ -492,3 +492,61 @@ def test_batches_of_the_store_are_bounded(bench: Bench, tmp_path: Path) -> None:
 
     assert len(list(itertools.chain(spans))) < 200
     assert max(spans) < 0.05
+
+
+def test_a_held_backlog_is_bounded_by_its_age(bench: Bench, receiver: Receiver) -> None:
+    """What a paused subscription has not sent within `expire` is parked, while it is paused."""
+
+    bench.subscribe("slow", {"url": receiver.url}, expire=3600.0)
+    stop_slow(bench)
+    bench.commit("1")
+    clock = MovableClock()
+
+    async def script(_: Dispatcher) -> None:
+        await reached(lambda: len(clock.waits) > 0)
+        clock.advance(3602)
+        await reached(lambda: bench.rows()[0].state == State.PARKED)
+
+    bench.run(script, clock=clock)
+
+    assert receiver.log() == []
+
+
+def test_a_waiting_one_is_sent_at_once_when_released(bench: Bench, receiver: Receiver) -> None:
+    """An operator need not wait for the schedule."""
+
+    bench.subscribe("crm", {"url": receiver.url}, retry=(5000.0,))
+    receiver.behave(status=500)
+    bench.commit("1", "2")
+
+    async def script(_: Dispatcher) -> None:
+        await asyncio.to_thread(receiver.wait_for, 2)
+        await reached(lambda: all(row.due_at for row in bench.rows()))
+        receiver.behave()
+        release(bench, 1)
+        bench.store.ring("dispatch")
+        await asyncio.to_thread(receiver.wait_for, 3)
+
+    bench.run(script)
+
+    assert keyed(receiver.log())[2:] == [("1", 1)]
+    assert [row.key for row in bench.rows()] == ["2"]
+
+
+def test_a_thousand_failing_documents_keep_no_other_back(bench: Bench, receiver: Receiver) -> None:
+    """Documents that wait for a retry leave the window to the others, their later versions stay in the store."""
+
+    bench.subscribe("crm", {"url": receiver.url}, retry=(5000.0,), limits=Limits(concurrency=32))
+    receiver.behave(containing="fails", status=500)
+    fails = [f"fails-{number}" for number in range(500)]
+    for _ in range(6):
+        bench.commit(*fails)
+    bench.commit("good")
+
+    async def script(_: Dispatcher) -> None:
+        await asyncio.to_thread(receiver.wait_for, 501)
+
+    bench.run(script)
+
+    assert ("good", 1) in keyed(receiver.log())
+    assert len(receiver.log()) == 501
