@@ -53,6 +53,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("delivery", schema=None) as batch_op:
         batch_op.create_index("delivery_document", ["entity_id", "key", "version"], unique=False)
+        batch_op.create_index(
+            "delivery_not_pending",
+            ["state", "entity_id", "key"],
+            unique=False,
+            sqlite_where=sa.text("state <> 0"),
+            postgresql_where=sa.text("state <> 0"),
+        )
 
     op.create_table(
         "destination_state",
