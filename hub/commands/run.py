@@ -127,7 +127,7 @@ def _capture(project: "Project", stream: str, until_idle: bool) -> None:
     from hub.store.database import open_store
 
     store = open_store(project.store)
-    hold(store, f"capture {stream}")
+    lock = hold(store, f"capture {stream}")
     outside = StreamOutside(project, stream)
     state, entities, plan = begin(store, project, stream, outside)
     by_name = {entity.name: entity for entity in entities}
@@ -142,6 +142,7 @@ def _capture(project: "Project", stream: str, until_idle: bool) -> None:
         role.run(feed, stopped.is_set, outside.mark() if until_idle else None)
     finally:
         feed.close()
+        lock.release()
 
 
 def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
@@ -150,7 +151,7 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
     from hub.store.database import open_store
 
     store = open_store(project.store, durable=False)
-    hold(store, "dispatch")
+    lock = hold(store, "dispatch")
     dispatcher = build_dispatcher(project, store)
 
     async def role() -> None:
@@ -167,6 +168,7 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
         import uvloop
 
         uvloop.run(role())
+    lock.release()
 
 
 COMMANDS = [run]
