@@ -151,15 +151,23 @@ def check_start(stream: StreamSettings, *, snapshot: bool, position: int = 0) ->
 
 
 def findings(
-    connection: psycopg.Connection[Any], stream: StreamSettings, *, snapshot: bool, position: int = 0
+    connection: psycopg.Connection[Any],
+    stream: StreamSettings,
+    *,
+    snapshot: bool,
+    position: int = 0,
+    starting: bool = True,
 ) -> list[Finding]:
-    """All that is to be said of the source for this stream: what is well, what to mend, what is advised."""
+    """All that is to be said of the source for this stream: what is well, what to mend, what is advised.
+
+    `starting`: the slot must be free; otherwise its reader may be this very hub.
+    """
     return [
         *_server(connection, stream.slot, snapshot),
         *_role(connection, stream.columns),
         *table_findings(stream.catalogue, stream.columns),
         *publication_findings(connection, stream.slot, stream.columns, stream.catalogue),
-        *_slot(connection, stream.slot, snapshot, position),
+        *_slot(connection, stream.slot, snapshot, position, starting),
     ]
 
 
@@ -408,7 +416,9 @@ def _generated(catalogue: Catalogue, columns: Mapping[str, Sequence[str]]) -> li
     ]
 
 
-def _slot(connection: psycopg.Connection[Any], name: str, snapshot: bool, position: int) -> list[Finding]:
+def _slot(
+    connection: psycopg.Connection[Any], name: str, snapshot: bool, position: int, starting: bool
+) -> list[Finding]:
     slot = read_slot(connection, name)
     if slot is None:
         if snapshot:
@@ -425,6 +435,8 @@ def _slot(connection: psycopg.Connection[Any], name: str, snapshot: bool, positi
         ]
     if slot.active_pid is not None:
         held = _held(slot)
+        if not starting:
+            return [Finding(f"The slot {name} is being read from.")]
         return [_fatal(held.what, held.remedy)]
     if snapshot:
         return [Finding(f"The slot {name} exists.")]

@@ -14,7 +14,7 @@ from hub.check import check
 from hub.connector import Kinds, kinds_of_package, read_settings
 from hub.dispatch import Dispatcher
 from hub.documents import Shape
-from hub.entities import Entity, compile_entity
+from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import OutsideError, ProjectError
 from hub.project import Project, Source, SubscriptionConfig
 from hub.store import streams
@@ -182,3 +182,36 @@ def connect_source(source: Source) -> psycopg.Connection[Any]:
     from cdc import source as sources
 
     return sources.connect(source.url)
+
+
+def _stream_columns(project: Project, stream: str, catalogue: Catalogue) -> Mapping[str, Sequence[str]]:
+    return captured_columns([compile_entity(config, catalogue) for config in entities_of(project, stream)])
+
+
+def source_sql(project: Project, stream: str, catalogue: Catalogue) -> str:
+    """The SQL that a DBA runs once for one stream."""
+    from cdc import source as sources
+
+    source = project.sources[stream.split("/", 1)[0]]
+    return sources.source_sql(
+        _stream_columns(project, stream, catalogue), catalogue, slot_of(source, stream), source.url
+    )
+
+
+def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[str, str, bool]]:
+    """What there is to say of a stream's source: (sentence, remedy, whether it keeps the stream from running).
+
+    `position`: the store's; None when the stream has no snapshot yet. OutsideError when the source is out of reach.
+    """
+    from cdc import source as sources
+    from cdc.settings import StreamSettings
+
+    source = project.sources[stream.split("/", 1)[0]]
+    catalogue = read_catalogue(source)
+    columns = _stream_columns(project, stream, catalogue)
+    settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
+    with sources.connect(source.url) as connection:
+        found = sources.findings(
+            connection, settings, snapshot=position is None, position=position or 0, starting=False
+        )
+    return [(each.what, each.remedy, each.fatal) for each in found]

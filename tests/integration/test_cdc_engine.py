@@ -152,7 +152,8 @@ def test_unchanged_toast_keys_and_truncates(source: Source) -> None:
     values = {
         "text": long, "varchar": long, "jsonb": f"to_jsonb({long})", "json": f"to_json({long})",
         "bytea": f"{long}::bytea", "numeric": f"{long}::numeric", "text[]": f"ARRAY[{long}]",
-        "int[]": "array_fill(5, ARRAY[2000])", "xml": f"('<a>' || {long} || '</a>')::xml", "varchar[]": f"ARRAY[{long}]",
+        "int[]": "array_fill(5, ARRAY[2000])",
+        "xml": f"('<a>' || {long} || '</a>')::xml", "varchar[]": f"ARRAY[{long}]",
         "uuid[]": "array_fill('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid, ARRAY[500])",
         "hstore": f"hstore('a', {long})", "hstore[]": f"ARRAY[hstore('a', {long})]",
         "citext": f"{long}::citext",

@@ -1,0 +1,74 @@
+"""Row events into transactions, without a database."""
+
+from typing import Any
+
+import msgspec
+
+from cdc.envelope import decode, table_readers
+from cdc.transactions import Assembler
+from hub.catalogue import Catalogue, Column, Kind, Table
+from hub.changes import Arrival, Commit, Operation, Progress, RowChange, SchemaDrift, Transaction
+
+COLUMNS = {"public.t": ["id", "a"]}
+TABLE = Table(
+    "public.t", "r", "p", tuple(Column(name, "integer", "int4", Kind.INTEGER) for name in ("id", "a")), ("id",)
+)
+
+
+def assembler() -> Assembler:
+    return Assembler(table_readers(Catalogue({"public.t": TABLE}), COLUMNS))
+
+
+def row(transaction: int, before: int | None, id: int, **values: Any) -> dict[str, Any]:
+    sequence = msgspec.json.encode([None if before is None else str(before), "1"]).decode()
+    source = {"schema": "public", "table": "t", "txId": transaction, "lsn": 1, "sequence": sequence, "ts_us": 5}
+    return {"op": "c", "source": source, "after": {"id": id, **({"a": 1} | values)}}
+
+
+def feed(assembler: Assembler, *records: Any, reached: int = 0, closing: int = 0) -> list[Arrival]:
+    return assembler.batch(decode(msgspec.json.encode(records)), reached, closing)
+
+
+def change(id: int) -> RowChange:
+    return RowChange("public.t", Operation.INSERT, {"id": id, "a": 1})
+
+
+def test_the_next_transaction_closes_the_open_one() -> None:
+    """Its first event carries the commit LSN of the one before."""
+    found = feed(assembler(), row(7, None, 1), row(7, None, 2), row(8, 100, 3))
+    assert found == [Transaction(Commit(100, 7, 5), [change(1), change(2)])]
+
+
+def test_a_transaction_stays_open_over_batches() -> None:
+    """Nothing is handed over of a half, whatever heartbeats with an old commit LSN come between."""
+    transactions = assembler()
+    assert feed(transactions, row(7, 90, 1), reached=90) == []
+    assert feed(transactions, {"ts_ms": 1}, None, reached=90) == []
+    assert feed(transactions, row(7, 90, 2), {"ts_ms": 1}, reached=100) == [
+        Transaction(Commit(100, 7, 5), [change(1), change(2)])
+    ]
+
+
+def test_the_first_heartbeat_after_a_transaction_holds_its_commit() -> None:
+    """What committed later in the batch moves the progress, not the transaction."""
+    found = feed(assembler(), row(7, 90, 1), {"ts_ms": 1}, {"ts_ms": 1}, reached=120, closing=100)
+    assert found == [Transaction(Commit(100, 7, 5), [change(1)]), Progress(120)]
+
+
+def test_an_end_record_closes_its_transaction() -> None:
+    """Where the connector sends transaction metadata, as on Kafka Connect."""
+    begin, end = ({"status": status, "id": f"7:{lsn}", "ts_ms": 1} for status, lsn in (("BEGIN", 99), ("END", 100)))
+    assert feed(assembler(), begin, row(7, 90, 1), end) == [Transaction(Commit(100, 7, 5), [change(1)])]
+
+
+def test_a_message_of_a_transaction_of_its_own_gives_progress_alone() -> None:
+    """A fence changes no row."""
+    message = row(9, 100, 1) | {"op": "m", "after": None}
+    found = feed(assembler(), row(7, 90, 1), message, reached=130)
+    assert found == [Transaction(Commit(100, 7, 5), [change(1)]), Progress(130)]
+
+
+def test_a_drift_is_told_once_and_before_its_transaction() -> None:
+    """More columns than were captured are dropped and named."""
+    found = feed(assembler(), row(7, 90, 1, b=2), row(7, 90, 2, b=2), reached=100)
+    assert found == [SchemaDrift("public.t", (), ("b",)), Transaction(Commit(100, 7, 5), [change(1), change(2)])]
