@@ -25,7 +25,7 @@ from cdc.jvm import start_jvm
 from cdc.settings import StreamSettings, engine_settings
 from cdc.source import Watch, check_start, drop_slot, explain_failure
 from cdc.transactions import Assembler
-from hub.changes import Batch, FeedPlan
+from hub.changes import Arrival, Batch, FeedPlan
 from hub.errors import OutsideError
 
 QUEUED = 3  # batches between Debezium and the store
@@ -85,17 +85,26 @@ class EngineFeed:
                 joined = self._queue.get(timeout=min(1.0, max(0.0, end - time.monotonic())))
             except queue.Empty:
                 self._look_after()
+                if drifts := self._drifts():
+                    return Batch(drifts, lambda: None)
                 if time.monotonic() >= end:
                     return None
                 continue
             self._look_after(arrived=True)
-            arrivals = self._assembler.batch(
+            arrivals = self._drifts() + self._assembler.batch(
                 decode(joined.payload), joined.reached, joined.closing, holds_unavailable(joined.payload)
             )
             if arrivals:
                 return Batch(arrivals, partial(self._stored, joined.last))
             if time.monotonic() >= end:
                 return None
+
+    def _drifts(self) -> list[Arrival]:
+        """What the watch has seen of the catalogue since."""
+        if self._watch is None or not self._watch.drifts:
+            return []
+        drifts, self._watch.drifts = self._watch.drifts, []
+        return list(drifts)
 
     def close(self) -> None:
         """Debezium is asked to end; it has ten seconds. The process should end afterwards."""

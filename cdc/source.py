@@ -15,7 +15,7 @@ from cdc.catalogue import read_catalogue
 from cdc.settings import HEARTBEAT_PREFIX, StreamSettings, parse_url
 from cdc.values import quote, unsupported
 from hub.catalogue import Catalogue, Table
-from hub.changes import lsn_text, parse_lsn
+from hub.changes import SchemaDrift, lsn_text, parse_lsn
 from hub.errors import OutsideError
 
 CONNECT_SECONDS = 10
@@ -459,8 +459,19 @@ def lost(name: str) -> Finding:
     )
 
 
+_COLUMNS = """
+SELECT n.nspname || '.' || c.relname, array_agg(a.attname::text)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE n.nspname || '.' || c.relname = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
+GROUP BY 1
+"""
+
+
 class Watch:
-    """A connection of our own beside the stream: it helps an idle slot on, and sees when the slot is lost."""
+    """A connection of our own beside the stream: it helps an idle slot on, and sees when the slot is lost.
+
+    It also sees columns that were added: row events hold those that are captured, so they cannot show them.
+    """
 
     def __init__(self, stream: StreamSettings) -> None:
         self._stream = stream
@@ -468,6 +479,8 @@ class Watch:
         self._arrived = time.monotonic()
         self._looked = time.monotonic()
         self._seen = False  # the slot has been there: a snapshot's is made by Debezium, which takes its time
+        self._columns = {name: {c.name for c in stream.catalogue.tables[name].columns} for name in stream.columns}
+        self.drifts: list[SchemaDrift] = []  # not yet handed over
         self._told = 0  # WAL position after our last message
 
     def look(self, arrived: bool) -> OutsideError | None:
@@ -501,9 +514,18 @@ class Watch:
         if slot.wal_status == "lost":
             finding = lost(slot.name)
             return OutsideError(finding.what, finding.remedy)
+        self._look_at_columns(self._connection)
         if quiet:
             self._help_on(self._connection)
         return None
+
+    def _look_at_columns(self, connection: psycopg.Connection[Any]) -> None:
+        rows = connection.execute(_COLUMNS, [list(self._columns)]).fetchall()
+        for table, columns in rows:
+            added = sorted(set(columns) - self._columns[table])
+            if added:
+                self._columns[table].update(added)
+                self.drifts.append(SchemaDrift(table, (), tuple(added)))
 
     def _help_on(self, connection: psycopg.Connection[Any]) -> None:
         """A message in the log, where others have moved the log on, gives the slot something to confirm."""

@@ -22,7 +22,10 @@ class Operation(enum.Enum):
 
 
 class RowChange(msgspec.Struct, frozen=True, gc=False):
-    """One row's change. An update of a key arrives as a DELETE of the old and an INSERT of the new."""
+    """One row's change. An update of a key arrives as a DELETE of the old and an INSERT of the new, next to each other.
+
+    What such an INSERT lacks is unchanged TOAST: it is in the image of the row that the DELETE has just removed.
+    """
 
     table: str  # "schema.table", as in the catalogue; of a partitioned table its root
     operation: Operation

@@ -273,6 +273,16 @@ def test_changed_columns_are_told_once_before_their_transaction(source: Source) 
     assert relevant[1] == SchemaDrift("public.t", ("b",), ())
 
 
+def test_an_added_column_is_noticed(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row events hold only what is captured: the catalogue tells."""
+    monkeypatch.setattr(sources, "WATCH_SECONDS", 0.5)
+    source("CREATE TABLE t (id int PRIMARY KEY)")
+    stream = source.stream(source.publish({"public.t": ["id"]}), snapshot=True).snapshot()
+    source("ALTER TABLE t ADD COLUMN more int")
+    drift = SchemaDrift("public.t", (), ("more",))
+    stream.until(lambda: drift in stream.arrivals)
+
+
 def test_partitions_come_as_their_root(source: Source) -> None:
     """Rows of partitions carry the root's name, also when they move from one to another."""
     source("CREATE TABLE p (id int, kind text, PRIMARY KEY (id, kind)) PARTITION BY LIST (kind)")
