@@ -92,6 +92,11 @@ class Capture:
         """Do one piece of what is pending. False when there is nothing to do but to wait for arrivals."""
         return make_piece(self) or self._sweep.piece()
 
+    def look_again(self) -> None:
+        """Take up the fan-outs that others asked for, as `hub verify --repair` does."""
+        with self.store.read() as connection:
+            self.pending = streams.load_fan_outs(connection, self.state.id)
+
     def entity_by_id(self, id: int) -> str:
         return self._entity_names[id]
 

@@ -138,6 +138,7 @@ class Role:
         while not stopped():
             if self._bell.wait(0):
                 self._require_streaming()
+                self.capture.look_again()
             batch = feed.take(0.0 if busy else PATIENCE)
             if batch is not None:
                 self._apply(batch)

@@ -14,6 +14,7 @@ from hub.store import tables
 from hub.store.database import Store
 
 LOOK = 0.1  # seconds between two looks at a hub that runs
+MARK_AGAIN = 1.5  # seconds; capture stores mere progress once a second, so that the last mark may not be
 PATIENCE = 60.0  # seconds in which it has to come further
 PEEKED = 1000  # messages of the slot that are looked at, rounded up to a whole transaction
 _ROW_MESSAGES = b"IUDT"  # insert, update, delete, truncate
@@ -40,7 +41,11 @@ def wait_for(store: Store, stream: Stream, position: int) -> None:
         return
     goal = max(position, stream.mark())
     seen, since = (-1, -1), time.monotonic()
+    marked = since
     while True:
+        if time.monotonic() - marked > MARK_AGAIN:
+            stream.mark()
+            marked = time.monotonic()
         stored, pending = _progress(store, stream.name, position)
         if stored >= goal and not pending:
             return
