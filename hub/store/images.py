@@ -22,7 +22,7 @@ class Statements:
         self.sqlite = sqlite
         mark = "?" if sqlite else "%s"
         self._keys = f"json_each({mark})" if sqlite else f"unnest({mark}::text[]) AS k(value)"
-        self._mark = mark
+        self.mark = mark
         self.rows = (
             f"SELECT r.key, r.run, r.image FROM {self._keys} CROSS JOIN row_image r "
             f"WHERE r.table_id = {mark} AND r.key = value"
@@ -38,18 +38,18 @@ class Statements:
         )
 
     def _each(self, alias: str) -> str:
-        return f"json_each({self._mark}) {alias}" if self.sqlite else f"unnest({self._mark}::text[]) AS {alias}(value)"
+        return f"json_each({self.mark}) {alias}" if self.sqlite else f"unnest({self.mark}::text[]) AS {alias}(value)"
 
     def keys(self, keys: Collection[str]) -> Any:
         return msgspec.json.encode(list(keys)).decode() if self.sqlite else list(keys)
 
     def insert(self, table: str, columns: Sequence[str], conflict: str = "") -> str:
         names = ", ".join(f'"{column}"' for column in columns)
-        marks = ", ".join([self._mark] * len(columns))
+        marks = ", ".join([self.mark] * len(columns))
         return f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}".rstrip()
 
     def delete(self, table: str, columns: Sequence[str]) -> str:
-        return f"DELETE FROM {table} WHERE " + " AND ".join(f"{column} = {self._mark}" for column in columns)
+        return f"DELETE FROM {table} WHERE " + " AND ".join(f"{column} = {self.mark}" for column in columns)
 
 
 def statements(connection: sa.Connection) -> Statements:

@@ -46,8 +46,15 @@ def upgrade(store: Store) -> str | None:
     with store.write() as connection:
         if not store.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+        _claim_transaction(connection)
         command.upgrade(alembic_config(connection), "head")
     return before
+
+
+def _claim_transaction(connection: sa.Connection) -> None:
+    """The transaction is the store's, which the driver began: Alembic shall not take it for its own and commit it."""
+    if not connection.in_transaction():
+        connection.begin()
 
 
 def alembic_config(connection: sa.Connection) -> "Config":

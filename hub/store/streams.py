@@ -119,9 +119,9 @@ def ask_resnapshot(store: Store, name: str) -> bool:
 
 
 def save_position(connection: sa.Connection, stream_id: int, position: int) -> None:
-    connection.execute(
-        stream.update().where(stream.c.stream_id == stream_id).values(position=position, seen_at=now(), problem="")
-    )
+    mark = statements(connection).mark
+    sql = f"UPDATE stream SET position = {mark}, seen_at = {mark}, problem = '' WHERE stream_id = {mark}"
+    connection.exec_driver_sql(sql, (position, now(), stream_id))
 
 
 def save_problem(store: Store, stream_id: int, problem: str) -> None:
