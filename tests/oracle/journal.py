@@ -41,6 +41,12 @@ def select(store: str, statement: str) -> Sequence[tuple[Any, ...]]:
         return connection.execute(statement.encode()).fetchall()
 
 
+def change(store: str, statement: str, values: Sequence[Any]) -> None:
+    """Alter a SQLite store by hand, as nobody should."""
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"), timeout=30)) as file, file:
+        file.execute(statement, values)
+
+
 def versions(store: str) -> list[Version]:
     """The whole journal, in its own order."""
     return [
