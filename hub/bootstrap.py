@@ -7,12 +7,12 @@ from typing import Any
 
 import psycopg
 
-from hub.capturing import Outside, entities_of
+from hub.capture.role import Outside, entities_of
 from hub.catalogue import Catalogue, Column
 from hub.changes import Feed, lsn_text, parse_lsn
 from hub.check import check
 from hub.connector import Kinds, kinds_of_package, read_settings
-from hub.dispatch import Dispatcher
+from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import OutsideError, ProjectError
@@ -149,7 +149,7 @@ def stored_entities(project: Project, store: Store) -> dict[str, Entity]:
 
 def stream_names(project: Project) -> list[str]:
     """ "source/stream", of every stream that has entities."""
-    from hub.capturing import stream_of
+    from hub.capture.role import stream_of
 
     return sorted({stream_of(project, entity) for entity in project.entities.values() if not entity.derived})
 

@@ -1,6 +1,6 @@
 """The nouns of the way in: row changes, and the transactions that commit them.
 
-`cdc` makes them, `hub.capture` applies them. Values are in document form already (the value table in
+`cdc` makes them, `hub.capture.capture` applies them. Values are in document form already (the value table in
 docs/values.md), with one exception: a json, jsonb or hstore column, and an array of them, is its JSON text.
 """
 

@@ -1,4 +1,4 @@
-"""An entity as a tree of nodes: what `hub.images`, `hub.assemble` and `verify` walk.
+"""An entity as a tree of nodes: what `hub.capture.images`, `hub.capture.assemble` and `verify` walk.
 
 An entity's YAML and the catalogue give one tree. Each node embeds rows of one table and is joined to its parent by
 `parent_columns = child_columns`. A many_to_many relation is two nodes: the through table's, which has no field of

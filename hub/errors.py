@@ -1,10 +1,10 @@
 """The errors that a user meets, each one plain sentence with its remedy.
 
-    HubError                  catch it at the command's edge; exit_code says what kind it is
-    ├── InputError            bad input: YAML, arguments, an unknown name                    exit code 2
-    │   └── ProjectError      all the problems of a project directory at once
-    ├── OutsideError          something outside is not there or refuses: source, store, port exit code 3
-    └── FaultError            it ran and found a fault                                       exit code 1
+HubError                  catch it at the command's edge; exit_code says what kind it is
+├── InputError            bad input: YAML, arguments, an unknown name                    exit code 2
+│   └── ProjectError      all the problems of a project directory at once
+├── OutsideError          something outside is not there or refuses: source, store, port exit code 3
+└── FaultError            it ran and found a fault                                       exit code 1
 """
 
 from collections.abc import Sequence

@@ -10,8 +10,8 @@ from hub.catalogue import Catalogue
 from hub.commands.context import ProjectOption, echo_json, json_option, pass_project
 from hub.errors import InputError, OutsideError, Problem
 from hub.project import Project
-from hub.project_files import HUB_FILE, read
-from hub.project_template import FILES, NEXT_STEPS
+from hub.project.files import HUB_FILE, read
+from hub.project.template import FILES, NEXT_STEPS
 
 NOT_READ = "The source's catalogue was not read: tables and columns are not checked."
 

@@ -25,7 +25,7 @@ class ProjectOption:
 
     @cached_property
     def project(self) -> "Project":
-        from hub.project_files import load
+        from hub.project.files import load
 
         return load(self.directory, os.environ)
 

@@ -10,12 +10,12 @@ import msgspec
 from hub.changes import lsn_text
 from hub.commands.context import ProjectOption, json_option, known, pass_project
 from hub.commands.parameters import Moment, rfc3339
-from hub.diff import Element, Order, Path, diff, path_text
 from hub.documents import Shape, Version, decode, encode
 from hub.entities import key_text
 from hub.errors import FaultError, InputError
 from hub.store.journal import Journal
 from hub.store.retention import Erasure, erase, plan_erasure
+from hub.subscriptions.diff import Element, Order, Path, diff, path_text
 
 entity_argument = click.argument("entity")
 key_argument = click.argument("key")
@@ -155,7 +155,7 @@ def _tree(version: Version) -> Any:
 
 
 def value_at(tree: Any, path: Path, shape: Shape) -> Any:
-    """What stands at a path of `hub.diff`; None when nothing does. Of an order, the elements' keys."""
+    """What stands at a path of `hub.subscriptions.diff`; None when nothing does. Of an order, the elements' keys."""
     value: Any = tree
     for segment in path:
         if isinstance(segment, Order):

@@ -6,7 +6,7 @@ import click
 
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
 from hub.commands.documents import kept_version, one_line
-from hub.explaining import explain as explain_version
+from hub.operate.explaining import explain as explain_version
 from hub.store.journal import Journal
 
 

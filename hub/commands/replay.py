@@ -8,8 +8,8 @@ import click
 from hub.commands.context import ProjectOption, echo_json, echo_table, json_option, known, pass_project
 from hub.commands.parameters import Lsn, Moment, Rate, rfc3339
 from hub.errors import InputError
-from hub.replay import Filters, refuse_empty
-from hub.replayer import Plan, Replayer
+from hub.operate.replay import Filters, refuse_empty
+from hub.operate.replayer import Plan, Replayer
 from hub.store.journal import Journal
 from hub.store.replays import Replay, Replays
 

@@ -122,7 +122,7 @@ def _changes(project: "Project", store: "Store") -> list[str]:
 
 def _capture(project: "Project", stream: str, until_idle: bool) -> None:
     from hub.bootstrap import StreamOutside, build_feed, compile_subscription
-    from hub.capturing import Role, begin
+    from hub.capture.role import Role, begin
     from hub.locks import hold
     from hub.store.database import open_store
 

@@ -9,7 +9,7 @@ from hub.commands.context import ProjectOption, echo_json, echo_table, json_opti
 from hub.commands.parameters import rfc3339
 from hub.errors import FaultError
 from hub.locks import owner
-from hub.status import LogEnd, Status, StreamStatus, ask_log_end, read_status
+from hub.operate.status import LogEnd, Status, StreamStatus, ask_log_end, read_status
 from hub.store.database import now
 
 

@@ -8,8 +8,8 @@ from hub.changes import lsn_text
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
 from hub.commands.documents import kept_version, one_line
 from hub.commands.parameters import rfc3339
+from hub.operate.tracing import AttemptTrace, DeliveryTrace, Trace, read_trace
 from hub.store.journal import Journal
-from hub.tracing import AttemptTrace, DeliveryTrace, Trace, read_trace
 
 
 @click.command(short_help="From commit to receiver's answer, with times.")

@@ -8,14 +8,14 @@ from typing import Any
 import click
 import msgspec
 
-from hub.catching_up import Stream, wait_for
 from hub.commands.context import ProjectOption, known, pass_project
 from hub.documents import encode
 from hub.entities import Entity
 from hub.errors import FaultError, OutsideError
 from hub.locks import owner
+from hub.operate.catching_up import Stream, wait_for
+from hub.operate.verify import MOST, Difference, Verifier, ask_repair
 from hub.store.database import now
-from hub.verify import MOST, Difference, Verifier, ask_repair
 
 SHOWN = 20  # differences that are printed, of each entity
 
@@ -83,7 +83,7 @@ def _run(verifier: Verifier, sample: int | None) -> tuple[int, list[Difference]]
 
 def _stream(option: ProjectOption, entity: Entity) -> Stream:
     from hub.bootstrap import StreamOutside, connect_source, slot_of
-    from hub.capturing import stream_of
+    from hub.capture.role import stream_of
 
     source = option.project.sources[entity.source]
     name = stream_of(option.project, option.project.entities[entity.name])

@@ -11,8 +11,8 @@ import msgspec
 import sqlalchemy as sa
 
 from hub.delivery import Attempt, Delivery, State
+from hub.dispatch.health import DestinationState
 from hub.documents import Cause, Event
-from hub.health import DestinationState
 from hub.store import tables
 from hub.store.database import Store
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from hub.images import View, encode_image
+from hub.capture.images import View, encode_image
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -61,7 +61,7 @@ _POSTGRES = Statements(sqlite=False)
 
 
 class StoredImages:
-    """hub.images.ImageReader on one connection, and the heads of documents."""
+    """hub.capture.images.ImageReader on one connection, and the heads of documents."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection

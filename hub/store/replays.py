@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from hub.delivery import State
 from hub.documents import Cause, Version
 from hub.errors import FaultError, InputError
-from hub.replay import Filters, Step
+from hub.operate.replay import Filters, Step
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.journal import newest_number, version_of

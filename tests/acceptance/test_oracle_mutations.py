@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from cdc.catalogue import read_catalogue
-from hub.assemble import Assembler, Reached
-from hub.capture import Capture
+from hub.capture.assemble import Assembler, Reached
+from hub.capture.capture import Capture
+from hub.capture.images import Touched, View
+from hub.capture.layout import Layout
 from hub.changes import Arrival, Commit, Operation, SnapshotCompleted, SnapshotRows, Transaction
 from hub.entities import Entity, Node, compile_entity
-from hub.images import Touched, View
-from hub.layout import Layout
-from hub.project_files import load
+from hub.project.files import load
 from hub.store.database import Store
 from hub.store.migrate import upgrade
 from hub.store.streams import begin_snapshot, load_stream

@@ -14,7 +14,7 @@ import connectors.file
 import connectors.http
 from hub.catalogue import Kind
 from hub.connector import read_settings
-from hub.dispatch import Dispatcher
+from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Field, Shape
 from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
 from hub.store import tables

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from hub.delivery import State
-from hub.dispatch import Dispatcher
-from hub.outcomes import SECOND
+from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.outcomes import SECOND
 from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now

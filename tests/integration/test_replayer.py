@@ -8,9 +8,9 @@ from hub.catalogue import Kind
 from hub.delivery import State
 from hub.documents import Field, Shape
 from hub.errors import FaultError, InputError
+from hub.operate.replay import Filters
+from hub.operate.replayer import Replayer
 from hub.project import DeliveryPolicy, SubscriptionConfig
-from hub.replay import Filters
-from hub.replayer import Replayer
 from hub.store import tables
 from hub.store.database import Store
 from hub.store.pieces import Pieces

@@ -10,10 +10,10 @@ from cdc.values import SESSION, sql_expression
 from hub.documents import decode, encode
 from hub.entities import Entity, compile_entity
 from hub.errors import OutsideError
+from hub.operate.verify import Difference, LiveQuery, Verifier, named
 from hub.project import Columns, EntityConfig, Relation
 from hub.store import tables
 from hub.store.database import Store
-from hub.verify import Difference, LiveQuery, Verifier, named
 
 SCHEMA = """
 CREATE TABLE customers (id int PRIMARY KEY, name text, secret text);

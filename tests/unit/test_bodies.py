@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from cloudevents.v1.http import from_json
 
-from hub.bodies import MAX_PARTS, Body, BodyInputs, render_body
 from hub.catalogue import Kind
 from hub.documents import Cause, Event, Field, Shape, decode
 from hub.errors import InputError
 from hub.project import SubscriptionConfig
 from hub.subscriptions import Subscription
-from hub.templates import TemplateFailure
+from hub.subscriptions.bodies import MAX_PARTS, Body, BodyInputs, render_body
+from hub.subscriptions.templates import TemplateFailure
 
 SHAPE = Shape({"id": Field(Kind.INTEGER), "status": Field(Kind.TEXT), "exact": Field(Kind.JSON)}, key=("id",))
 BEFORE = b'{"id":42,"status":"open","exact":0.1000000000000000000000000000001}'

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from hub.capture import Capture
+from hub.capture.capture import Capture
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.changes import (
     Arrival,
@@ -103,7 +103,8 @@ def order_of(rows: Rows, id: Any) -> Document:
         return None
     customer = rows["customers"].get((row["customer_id"],))
     lines = [line for line in rows["lines"].values() if line["order_id"] == id]
-    tags = [rows["tags"][(t["tag_id"],)] for t in rows["order_tags"].values() if t["order_id"] == id and (t["tag_id"],) in rows["tags"]]  # fmt: skip
+    between = [(t["tag_id"],) for t in rows["order_tags"].values() if t["order_id"] == id]
+    tags = [rows["tags"][key] for key in between if key in rows["tags"]]
     by_quantity = sorted(lines, key=lambda x: (last(x["quantity"]), x["order_id"], x["n"]))
     by_product = sorted(lines, key=lambda x: (last(x["product_id"]), x["order_id"], x["n"]))
     return {

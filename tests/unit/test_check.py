@@ -9,7 +9,7 @@ from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.check import check
 from hub.errors import Problem
 from hub.project import Project
-from hub.project_files import load, read
+from hub.project.files import load, read
 from tests.unit.test_project_files import ENVIRONMENT
 
 FILES = {
@@ -362,7 +362,7 @@ def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
 )
 def test_templates_that_only_look_wrong(tmp_path: Path, body: str) -> None:
     """A field that is asked for with care is not missed."""
-    from hub.check_templates import missing_fields
+    from hub.check.templates import missing_fields
     from hub.entities import compile_entity
 
     shape = compile_entity(project(tmp_path).entities["order"], CATALOGUE).shape

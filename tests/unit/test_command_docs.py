@@ -15,7 +15,9 @@ SECTIONS = dict(re.findall(r"^### `hub ([a-z ]+)`\n(.*?)(?=^##|\Z)", PAGE, re.MU
 
 def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
     if isinstance(command, click.Group):
-        for name, below in command.commands.items():
+        for name in command.list_commands(click.Context(command)):
+            below = command.get_command(click.Context(command), name)
+            assert below is not None
             yield from _commands(below, (*path, name))
     elif not command.hidden:
         yield " ".join(path), command

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hub.catalogue import Kind
-from hub.comparison import DAY, literal_key, value_key
+from hub.subscriptions.comparison import DAY, literal_key, value_key
 
 ASCENDING: list[tuple[Kind, list[str]]] = [
     (Kind.NUMERIC, ["-Infinity", "-1e3", "0", "0.10", "99999999999999999999.1", "Infinity", "NaN"]),

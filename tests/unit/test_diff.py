@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hub.catalogue import Kind
-from hub.diff import any_selected, changed_paths, diff, parse_path
 from hub.documents import Embed, Field, Shape, decode
+from hub.subscriptions.diff import any_selected, changed_paths, diff, parse_path
 
 TAX = Shape(
     {"order": Field(Kind.INTEGER), "code": Field(Kind.TEXT), "rate": Field(Kind.NUMERIC)}, key=("order", "code")

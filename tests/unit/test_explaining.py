@@ -4,7 +4,7 @@ import pytest
 
 from hub.catalogue import Kind
 from hub.documents import Cause, Event, Field, Shape, Version, encode
-from hub.explaining import explain
+from hub.operate.explaining import explain
 from hub.project import SubscriptionConfig
 from hub.subscriptions import Subscription
 

@@ -1,5 +1,5 @@
 from hub.delivery import Delivery
-from hub.lanes import LANE, WINDOW, Queue
+from hub.dispatch.lanes import LANE, WINDOW, Queue
 
 
 def delivery(seq: int, key: str = "a", version: int | None = None) -> Delivery:

@@ -8,7 +8,7 @@ import pytest
 
 from hub.catalogue import Kind
 from hub.documents import Embed, Field, Shape, decode
-from hub.match import compile_match, explain, problems
+from hub.subscriptions.match import compile_match, explain, problems
 
 PRODUCT = Shape({"sku": Field(Kind.TEXT), "kind": Field(Kind.TEXT)}, key=("sku",))
 LINE = Shape(

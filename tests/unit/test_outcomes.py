@@ -1,7 +1,7 @@
 from hub.delivery import Outcome, OutcomeKind
-from hub.health import Health
-from hub.outcomes import SECOND, Step, expires_at, follow, probe_delay
-from hub.pace import Pace
+from hub.dispatch.health import Health
+from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, probe_delay
+from hub.dispatch.pace import Pace
 from hub.project import DeliveryPolicy
 
 POLICY = DeliveryPolicy(retry=(5.0, 300.0), expire=86400.0)

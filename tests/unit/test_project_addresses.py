@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from cdc.settings import connection_settings
-from hub.problems import Problems
-from hub.project_addresses import SOURCE_PARAMETERS, console_address, source_url_fault, store_url
-from hub.yaml_fields import Fields
-from hub.yaml_source import read_yaml
+from hub.project.addresses import SOURCE_PARAMETERS, console_address, source_url_fault, store_url
+from hub.project.problems import Problems
+from hub.project.yaml_fields import Fields
+from hub.project.yaml_source import read_yaml
 
 VALUES = {"sslmode": "require", "target_session_attrs": "any", "port": "5432", "connect_timeout": "5"}
 

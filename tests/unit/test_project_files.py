@@ -8,7 +8,7 @@ import pytest
 
 from hub.errors import Problem, ProjectError
 from hub.project import DAY, HOUR, DeliveryPolicy, Limits, Place, Project
-from hub.project_files import KEYS, load
+from hub.project.files import KEYS, load
 
 ENVIRONMENT = {"LEGACY_URL": "postgresql://hub:p%40ss@db:5432/shop?sslmode=verify-full", "CRM_SECRET": "0123"}
 

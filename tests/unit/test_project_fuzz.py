@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from hub.errors import ProjectError
 from hub.project import Project
-from hub.project_files import load
+from hub.project.files import load
 from tests.unit.test_project_files import ENVIRONMENT, FILES
 
 ROUNDS = 50  # a seed

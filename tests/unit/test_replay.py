@@ -5,8 +5,8 @@ import pytest
 from hub.catalogue import Kind
 from hub.documents import Cause, Event, Field, Shape, Version, encode
 from hub.errors import InputError
+from hub.operate.replay import DocumentReplay, Filters, Step, plan_backfill, refuse_empty
 from hub.project import DeliveryPolicy, SubscriptionConfig
-from hub.replay import DocumentReplay, Filters, Step, plan_backfill, refuse_empty
 from hub.subscriptions import Subscription
 
 SHAPE = Shape({"status": Field(Kind.TEXT), "note": Field(Kind.TEXT)})

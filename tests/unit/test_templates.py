@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hub.documents import decode, encode
-from hub.filters import FILTERS, FUNCTIONS, TESTS
-from hub.sandbox import STEPS, Budget
-from hub.templates import (
+from hub.subscriptions.filters import FILTERS, FUNCTIONS, TESTS
+from hub.subscriptions.sandbox import STEPS, Budget
+from hub.subscriptions.templates import (
     BODY_NAMES,
     MAX_TEMPLATE,
     SET_NAMES,

@@ -1,0 +1,505 @@
+"""The capture role's work: arrivals of one stream become row images, documents and deliveries.
+
+    transactions in hand → one group → view → touched rows → reached documents → versions → one store transaction
+
+A group's reads and computing happen outside of the store's write lock; that is safe because a stream has one capture
+process, and nobody else writes its rows or the newest versions of its documents.
+
+Three kinds of commit do not fit a group: one with more changes than memory should hold (`hub.spool`), one that
+reaches more documents than `fan_out`, and one that truncates. They are stored with a durable pending fan-out, whose
+documents follow in pieces (`hub.capture.fan_out`).
+"""
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
+
+import sqlalchemy as sa
+
+from hub.capture.assemble import Assembler, Reached
+from hub.capture.fan_out import is_past, make_piece
+from hub.capture.images import TooMany, Touched, View
+from hub.capture.layout import Layout, Row, make_layout
+from hub.capture.sweep import Sweep
+from hub.capture.versions import Published, Versions
+from hub.changes import (
+    Arrival,
+    Commit,
+    Operation,
+    Progress,
+    RowChange,
+    SchemaDrift,
+    SnapshotCompleted,
+    SnapshotRows,
+    Transaction,
+    TransactionPart,
+    lsn_text,
+)
+from hub.documents import Cause
+from hub.entities import Entity
+from hub.store import streams
+from hub.store.database import Store, now
+from hub.store.images import StoredImages, write_documents, write_view
+from hub.store.streams import EVERY, FanOut, StreamState
+from hub.subscriptions import Subscription
+
+log = logging.getLogger(__name__)
+
+GROUP = 1000  # row changes that share a store transaction, to begin with
+LARGEST_GROUP = 2000
+WRITE_TARGET = 0.030  # seconds that a store transaction should take
+PROGRESS_EVERY = 1.0  # seconds between stores of a position that nothing but heartbeats moved
+
+
+class Capture:
+    """One stream's capture. Not thread-safe; `apply` and `work` are called in turn."""
+
+    def __init__(
+        self,
+        store: Store,
+        state: StreamState,
+        entities: Sequence[Entity],
+        subscriptions: Iterable[Subscription],
+        fan_out: int,
+    ) -> None:
+        self.store = store
+        self.state = state
+        self.position = state.position
+        self.run = state.run
+        self.fan_out = fan_out
+        self.layout: Layout = make_layout(entities, store.name_id, state.name)
+        self.drifted: set[str] = set()  # tables that lost a column
+        self.assemblers = {entity.name: Assembler(entity, self.layout) for entity in entities}
+        self.published = _published(store, entities, subscriptions)
+        tables = streams.load_tables(store)
+        self.floors = {kept.name: tables.get(kept.id, (0, 0, ""))[0] for kept in self.layout.tables.values()}
+        self.drifted |= {
+            kept.name for kept in self.layout.tables.values() if _holds(tables.get(kept.id, (0, 0, ""))[2])
+        }
+        with store.read() as connection:
+            self.pending = streams.load_fan_outs(connection, state.id)
+        self._sweep = Sweep(self)
+        self._entity_names = {published.id: name for name, published in self.published.items()}
+        self._group = GROUP
+        self._progress_at = 0.0
+        if any(fan_out.spooled for fan_out in self.pending):
+            self.apply_spool()
+        else:
+            streams.clear_spool(store, state.id)
+
+    def work(self) -> bool:
+        """Do one piece of what is pending. False when there is nothing to do but to wait for arrivals."""
+        return make_piece(self) or self._sweep.piece()
+
+    def look_again(self) -> None:
+        """Take up the fan-outs that others asked for, as `hub verify --repair` does."""
+        with self.store.read() as connection:
+            self.pending = streams.load_fan_outs(connection, self.state.id)
+
+    def entity_by_id(self, id: int) -> str:
+        return self._entity_names[id]
+
+    # arrivals
+
+    def apply(self, arrivals: Sequence[Arrival]) -> bool:
+        """Store what arrived. False when the last of it, mere progress, is not stored yet."""
+        durable = True
+        for kind, some in groupby(arrivals, type):
+            several = list(some)
+            if kind is Transaction:
+                self._transactions(several)  # type: ignore[arg-type]
+                durable = True
+            elif kind is Progress:
+                durable = self._progress(several[-1].lsn) and durable  # type: ignore[union-attr]
+            else:
+                for arrival in several:
+                    self._other(arrival)
+                durable = True
+        return durable
+
+    def _other(self, arrival: Arrival) -> None:
+        if isinstance(arrival, SnapshotRows):
+            self._snapshot_rows(arrival.changes)
+        elif isinstance(arrival, SnapshotCompleted):
+            self._snapshot_completed(arrival.commit)
+        elif isinstance(arrival, TransactionPart):
+            self._part(arrival)
+        elif isinstance(arrival, SchemaDrift):
+            self._drift(arrival)
+
+    def _transactions(self, transactions: Iterable[Transaction]) -> None:
+        group: list[Transaction] = []
+        size = 0
+        for transaction in transactions:
+            if transaction.commit.lsn <= self.position:
+                if transaction.spooled:
+                    streams.clear_spool(self.store, self.state.id)
+                continue  # it came again after a restart
+            large = _is_large(transaction)
+            if group and (large or self._loads() or size + len(transaction.changes) > self._group):
+                self._apply_group(group)
+                group, size = [], 0
+                if self._loads():
+                    make_piece(self)
+            if large:
+                self._apply_large(transaction)
+            else:
+                group.append(transaction)
+                size += len(transaction.changes)
+        if group:
+            self._apply_group(group)
+
+    def _loads(self) -> bool:
+        """A snapshot's documents are being made. Commits go one by one meanwhile: each may have to make some first."""
+        return any(fan_out.cause is not Cause.ROW for fan_out in self.pending)
+
+    # a group of transactions
+
+    def _apply_group(self, transactions: Sequence[Transaction]) -> None:
+        fan_outs: list[tuple[Commit, Reached]] = []
+        with self.store.read() as connection:
+            view, versions = self.open(connection)
+            self._warm(view, versions, [change for transaction in transactions for change in transaction.changes])
+            for transaction in transactions:
+                reached = self._touch(view, transaction.changes)
+                documents = self._documents(view, reached)
+                if documents is None:
+                    fan_outs.append((transaction.commit, reached))
+                else:
+                    self._make(connection, view, versions, transaction.commit, documents)
+        started = time.monotonic()
+        with self.store.write() as connection:
+            write_view(connection, view, self.run)
+            self.write_versions(connection, versions)
+            begun = [self._begin_fan_out(connection, commit, reached) for commit, reached in fan_outs]
+            streams.save_position(connection, self.state.id, transactions[-1].commit.lsn)
+        self._adapt(time.monotonic() - started)
+        self.position = transactions[-1].commit.lsn
+        self.pending += begun
+
+    def _adapt(self, took: float) -> None:
+        """Keep the time that a store transaction holds the write lock near its target."""
+        if took > 1.3 * WRITE_TARGET:
+            self._group = max(50, self._group * 3 // 4)
+        elif took < 0.7 * WRITE_TARGET:
+            self._group = min(LARGEST_GROUP, self._group * 5 // 4)
+
+    def write_versions(self, connection: sa.Connection, versions: Versions) -> None:
+        write_documents(connection, versions.documents, versions.deliveries)
+        if versions.deliveries:
+            self.store.ring("dispatch", connection)
+
+    def open(self, connection: sa.Connection) -> tuple[View, Versions]:
+        images = StoredImages(connection)
+        return View(self.layout, images, dict(self.floors)), Versions(self.published, images, now())
+
+    def _touch(self, view: View, changes: Iterable[RowChange]) -> Reached:
+        """Overlay the changes of one transaction; what they touch, by (entity, node)."""
+        touched: dict[tuple[str, str], Touched] = {}
+        for change in changes:
+            if change.table in self.drifted:
+                continue
+            one = view.apply(change)
+            before = touched.get((one.table, one.key))
+            touched[one.table, one.key] = one if before is None else one._replace(old=before.old)
+        return self._reached(touched.values())
+
+    def _reached(self, touched: Iterable[Touched]) -> Reached:
+        reached: Reached = {}
+        for one in touched:
+            for entity, node in self.layout.nodes[one.table]:
+                self.assemblers[entity.name].reach(one, node, reached)
+        return reached
+
+    def _documents(self, view: View, reached: Reached) -> dict[str, set[str]] | None:
+        """By entity, the keys of the documents that were reached; None when these are too many to make at once."""
+        documents: dict[str, set[str]] = {}
+        try:
+            for (entity, node), values in reached.items():
+                keys = self.assemblers[entity].climb(view, node, values, self.fan_out)
+                documents.setdefault(entity, set()).update(keys)
+        except TooMany:
+            return None
+        return None if sum(map(len, documents.values())) > self.fan_out else documents
+
+    def _make(
+        self,
+        connection: sa.Connection,
+        view: View,
+        versions: Versions,
+        commit: Commit,
+        documents: Mapping[str, Collection[str]],
+    ) -> None:
+        for entity, keys in documents.items():
+            if self.is_held(entity):
+                continue
+            assembler = self.assemblers[entity]
+            for key in keys:
+                merged = self._settle(connection, versions, entity, key) if self.pending else ()
+                versions.make(entity, key, assembler.assemble(view, key), commit, merged=merged)
+
+    def is_held(self, entity: str) -> bool:
+        """A document with a drifted table in it would be wrong: it waits for the next snapshot."""
+        return bool(self.drifted) and not self.drifted.isdisjoint(self.published[entity].entity.tables())
+
+    def _settle(self, connection: sa.Connection, versions: Versions, entity: str, key: str) -> tuple[int, ...]:
+        """The earlier commits that this document still waits for, which its next version stands for too.
+
+        Where it waits for a snapshot's first version, that one is made now, from the rows before this commit: the
+        initial load and what happened after it stay two things.
+        """
+        before = View(self.layout, StoredImages(connection), dict(self.floors))
+        waits_for = self.waits_for(connection, before, entity, key)
+        transactions = tuple(fan_out.commit.transaction for fan_out in waits_for)
+        if all(fan_out.cause is Cause.ROW for fan_out in waits_for):
+            return transactions
+        newest = waits_for[-1]
+        tree = self.assemblers[entity].assemble(before, key)
+        versions.make(entity, key, tree, newest.commit, newest.cause, transactions[:-1])
+        return ()
+
+    def waits_for(self, connection: sa.Connection, view: View, entity: str, key: str) -> list[FanOut]:
+        """The pending fan-outs that will make this document, oldest first."""
+        assembler = self.assemblers[entity]
+        visited = assembler.visits(view, key)
+        found = streams.items_among(connection, self.published[entity].id, {value for _, value in visited})
+        ids = {
+            id
+            for id, node, value, cursor in found
+            if (node, value) in visited or ((node, value) == EVERY and not is_past(cursor, key, assembler, view))
+        }
+        return [fan_out for fan_out in self.pending if fan_out.id in ids]
+
+    # reading ahead
+
+    def _warm(self, view: View, versions: Versions, changes: Sequence[RowChange]) -> None:
+        """Read in a few statements what the group will need; what this misses is read one by one."""
+        by_table: dict[str, list[RowChange]] = {}
+        for change in changes:
+            by_table.setdefault(change.table, []).append(change)
+        touched: list[Touched] = []
+        for table, several in by_table.items():
+            kept = self.layout.tables[table]
+            keys = [kept.key(change.values) for change in several]
+            partial = [k for k, c in zip(keys, several, strict=True) if len(c.values) < len(kept.columns)]
+            view.load(table, keys if kept.needs_old else partial)
+            for key, change in zip(keys, several, strict=True):
+                old = view.row(table, key) if kept.needs_old else None
+                touched.append(Touched(table, key, old, _expected(change, old, len(kept.columns))))
+        reached = self._reached(touched)
+        whole = {(one.table, one.key) for one in touched if one.new is not None}
+        for entity, assembler in self.assemblers.items():
+            self._warm_entity(view, versions, assembler, entity, reached, touched, whole)
+
+    def _warm_entity(
+        self,
+        view: View,
+        versions: Versions,
+        assembler: Assembler,
+        entity: str,
+        reached: Reached,
+        touched: Sequence[Touched],
+        whole: set[tuple[str, str]],
+    ) -> None:
+        keys: set[str] = set()
+        for (name, node), values in reached.items():
+            if name == entity:
+                try:
+                    keys.update(assembler.climb(view, node, values, self.fan_out))
+                except TooMany:
+                    continue
+        if not keys:
+            return
+        versions.load(entity, keys)
+        nodes = self.published[entity].entity.nodes
+        table = nodes[0].table.name
+        if len(nodes) == 1:
+            assembler.warm(view, [key for key in keys if (table, key) not in whole])
+            return
+        rows: dict[int, list[Row]] = {}
+        for one in touched:
+            for place in nodes:
+                if place.table.name == one.table and one.new is not None:
+                    rows.setdefault(place.index, []).append(one.new)
+        assembler.warm(view, keys, rows)
+
+    # commits that do not fit a group
+
+    def _apply_large(self, transaction: Transaction) -> None:
+        """Store a long transaction whole, then apply it part by part; its documents follow as a fan-out."""
+        part = transaction.spooled
+        rest = transaction.changes
+        for start in range(0, len(rest), LARGEST_GROUP):
+            self._part(
+                TransactionPart(transaction.commit.transaction, part + start, rest[start : start + LARGEST_GROUP])
+            )
+        with self.store.write() as connection:
+            fan_out = streams.save_fan_out(connection, self.state.id, transaction.commit, Cause.ROW, spooled=True)
+            streams.save_position(connection, self.state.id, transaction.commit.lsn)
+        self.position = transaction.commit.lsn
+        self.pending.append(fan_out)
+        self.apply_spool()
+
+    def _part(self, part: TransactionPart) -> None:
+        if part.first == 0:
+            streams.clear_spool(self.store, self.state.id)
+        with self.store.write() as connection:
+            streams.save_part(connection, self.state.id, part.first, part.transaction, part.changes)
+
+    def apply_spool(self) -> None:
+        """Apply what is left of a spooled transaction. Nothing later is applied before; nothing shows it half."""
+        fan_out = next((pending for pending in self.pending if pending.spooled), None)
+        if fan_out is None:
+            return
+        for part in streams.spool_parts(self.store, self.state.id):
+            self._apply_part(fan_out, part)
+        with self.store.write() as connection:
+            streams.spool_applied(connection, fan_out.id)
+        with self.store.read() as connection:
+            self.pending = streams.load_fan_outs(connection, self.state.id)
+
+    def _apply_part(self, fan_out: FanOut, part: int) -> None:
+        with self.store.read() as connection:
+            changes = streams.load_part(connection, self.state.id, part)
+            view, _ = self.open(connection)
+            items: set[tuple[int, int, str]] = set()
+            run = self.run
+            for truncates, several in groupby(changes, lambda change: change.operation is Operation.TRUNCATE):
+                if truncates:
+                    run += 1
+                    items |= self._truncate(view, {change.table for change in several}, run)
+                else:
+                    items |= self._items(self._touch(view, several))
+        with self.store.write() as connection:
+            write_view(connection, view, run)
+            streams.save_items(connection, fan_out.id, items)
+            streams.delete_part(connection, self.state.id, part)
+            self._save_run(connection, view, run)
+        self.run = run
+        self.floors = view.floors
+
+    def _truncate(self, view: View, tables: Collection[str], run: int) -> set[tuple[int, int, str]]:
+        """Every document that could embed a row of these tables is to be made again."""
+        for table in tables:
+            view.truncate(table, run)
+        entities = {entity.name for table in tables for entity, _ in self.layout.nodes[table]}
+        return {(self.published[entity].id, *EVERY) for entity in entities}
+
+    def _save_run(self, connection: sa.Connection, view: View, run: int) -> None:
+        if run == self.run:
+            return
+        streams.save_run(connection, self.state.id, run)
+        for table, floor in view.floors.items():
+            if floor > self.floors.get(table, 0):
+                streams.save_floor(connection, self.layout.tables[table].id, floor)
+
+    def _items(self, reached: Reached) -> set[tuple[int, int, str]]:
+        return {
+            (self.published[entity].id, node, value) for (entity, node), values in reached.items() for value in values
+        }
+
+    def _begin_fan_out(self, connection: sa.Connection, commit: Commit, reached: Reached) -> FanOut:
+        fan_out = streams.save_fan_out(connection, self.state.id, commit, Cause.ROW)
+        streams.save_items(connection, fan_out.id, self._items(reached))
+        return fan_out
+
+    # snapshots, progress and drift
+
+    def _snapshot_rows(self, changes: Sequence[RowChange]) -> None:
+        for start in range(0, len(changes), GROUP):
+            some = changes[start : start + GROUP]
+            with self.store.read() as connection:
+                view, _ = self.open(connection)
+                for table in {change.table for change in some}:
+                    kept = self.layout.tables[table]
+                    if kept.needs_old and self.run > 1:
+                        view.load(table, [kept.key(change.values) for change in some if change.table == table])
+                    elif kept.needs_old:
+                        view.assume_absent(table, [kept.key(c.values) for c in some if c.table == table])
+                for change in some:
+                    view.apply(change)
+            with self.store.write() as connection:
+                write_view(connection, view, self.run)
+
+    def _snapshot_completed(self, commit: Commit) -> None:
+        """The rows are whole: every document is compared with what the journal has, as a fan-out."""
+        cause = Cause.SNAPSHOT if self.state.run == 1 else Cause.RESYNC
+        tables = self.layout.tables.values()
+        with self.store.write() as connection:
+            streams.complete_snapshot(connection, self.state, commit.lsn, [kept.id for kept in tables])
+            fan_out = streams.save_fan_out(connection, self.state.id, commit, cause)
+            streams.save_items(connection, fan_out.id, [(p.id, *EVERY) for p in self.published.values()])
+        self.position = commit.lsn
+        self.floors = {kept.name: self.state.run for kept in tables}
+        self.drifted = set()
+        self.pending.append(fan_out)
+        log.info("snapshot complete", extra={"stream": self.state.name, "lsn": lsn_text(commit.lsn), "run": self.run})
+
+    def _progress(self, lsn: int) -> bool:
+        """Store that there was nothing up to `lsn`, now and then. False while that waits."""
+        if lsn <= self.position:
+            return True
+        if time.monotonic() - self._progress_at < PROGRESS_EVERY:
+            return False
+        with self.store.write() as connection:
+            streams.save_position(connection, self.state.id, lsn)
+        self.position = lsn
+        self._progress_at = time.monotonic()
+        return True
+
+    def _drift(self, drift: SchemaDrift) -> None:
+        """Say it; where a column is gone, hold the documents that are made with it."""
+        kept = self.layout.tables.get(drift.table)
+        if kept is None:
+            return
+        gone = [column for column in drift.gone if column in kept.columns]
+        sentence = _drift_sentence(drift.table, gone, drift.added)
+        with self.store.write() as connection:
+            streams.save_drift(connection, kept.id, sentence)
+        if gone:
+            self.drifted.add(drift.table)
+        log.warning("table changed", extra={"table": drift.table, "sentence": sentence})
+
+
+def _published(store: Store, entities: Sequence[Entity], subscriptions: Iterable[Subscription]) -> dict[str, Published]:
+    by_entity: dict[str, list[tuple[int, Subscription]]] = {entity.name: [] for entity in entities}
+    for subscription in subscriptions:
+        if subscription.config.entity in by_entity:
+            id = store.name_id("subscription", subscription.name)
+            by_entity[subscription.config.entity].append((id, subscription))
+    return {
+        entity.name: Published(store.name_id("entity", entity.name), entity, by_entity[entity.name])
+        for entity in entities
+    }
+
+
+def _is_large(transaction: Transaction) -> bool:
+    """Whether it goes by the spool: too long for one store transaction, or with a truncate in it."""
+    return (
+        bool(transaction.spooled)
+        or len(transaction.changes) > LARGEST_GROUP
+        or any(change.operation is Operation.TRUNCATE for change in transaction.changes)
+    )
+
+
+def _expected(change: RowChange, old: Row | None, columns: int) -> Row | None:
+    """The row after a change, as far as it is known without the changes before it."""
+    if change.operation is Operation.DELETE:
+        return None
+    if len(change.values) == columns:
+        return change.values
+    return {**old, **change.values} if old is not None else None
+
+
+def _drift_sentence(table: str, gone: Sequence[str], added: Sequence[str]) -> str:
+    parts = []
+    if gone:
+        parts.append(f"{table} no longer has {', '.join(gone)}: its documents are held as they were")
+    if added:
+        parts.append(f"{table} has {', '.join(added)} now, which no document shows yet")
+    return "; ".join(parts)
+
+
+def _holds(drift: str) -> bool:
+    return "no longer has" in drift

@@ -1,0 +1,157 @@
+"""The capture role: what a stream begins with, and the loop that takes what arrives and works off what is pending."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import msgspec
+
+from hub.capture.capture import Capture
+from hub.catalogue import Catalogue
+from hub.changes import Batch, Feed, FeedPlan, lsn_text
+from hub.doorbell import Doorbell
+from hub.entities import Entity, captured_columns, compile_entity
+from hub.errors import InputError, OutsideError
+from hub.project import EntityConfig, Project
+from hub.store import streams
+from hub.store.database import Store
+from hub.store.streams import RESNAPSHOT, STREAMING, StreamState
+from hub.subscriptions import Subscription
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 0.5  # seconds that the loop waits for arrivals before it looks around
+
+
+class Outside(Protocol):
+    """What capture asks of one stream's source besides its changes."""
+
+    def read_catalogue(self) -> Catalogue:
+        """Of the tables that the stream's entities use. ProjectError when they do not fit the project."""
+        ...
+
+    def refuse_foreign_slot(self) -> None:
+        """OutsideError when a slot of this name exists: a first snapshot must not drop somebody else's."""
+        ...
+
+    def missed(self, position: int) -> str:
+        """Why the slot no longer holds all that came after `position`; "" when it does."""
+        ...
+
+    def mark(self) -> int:
+        """Write a mark into the log, which arrives as progress; its LSN."""
+        ...
+
+
+class Resnapshot(OutsideError):
+    """The stream has to begin anew: the process ends, and the next one takes a snapshot."""
+
+
+def definition(config: EntityConfig) -> dict[str, Any]:
+    """What an entity's documents depend on, as plain data to store and compare."""
+    plain = asdict(config)
+    _forget_places(plain)
+    return dict(msgspec.json.decode(msgspec.json.encode(plain)))
+
+
+def _forget_places(plain: Any) -> None:
+    if isinstance(plain, dict):
+        plain.pop("place", None)
+        plain.pop("places", None)
+        for value in plain.values():
+            _forget_places(value)
+    elif isinstance(plain, list | tuple):
+        for value in plain:
+            _forget_places(value)
+
+
+def stream_of(project: Project, entity: EntityConfig) -> str:
+    """ "source/stream": the one that names the entity, else the source's "main"."""
+    streams = project.sources[entity.source].streams
+    return f"{entity.source}/{next((name for name, held in streams.items() if entity.name in held), 'main')}"
+
+
+def entities_of(project: Project, stream: str) -> list[EntityConfig]:
+    return [e for e in project.entities.values() if not e.derived and stream_of(project, e) == stream]
+
+
+def begin(store: Store, project: Project, stream: str, outside: Outside) -> tuple[StreamState, list[Entity], FeedPlan]:
+    """Decide whether to go on or to take a snapshot, and say which.
+
+    InputError when an entity is not what the stored documents were made with.
+    """
+    configs = entities_of(project, stream)
+    definitions = {config.name: definition(config) for config in configs}
+    state = streams.load_stream(store, stream)
+    if state is not None and state.state == STREAMING:
+        _require_same(state, definitions)
+        missed = outside.missed(state.position)
+        if not missed:
+            entities = [compile_entity(config, state.catalogue) for config in configs]
+            columns = captured_columns(entities)
+            log.info("stream goes on", extra={"stream": stream, "after": lsn_text(state.position)})
+            return state, entities, FeedPlan(False, state.position, columns)
+        log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": missed})
+    catalogue = outside.read_catalogue()
+    entities = [compile_entity(config, catalogue) for config in configs]
+    columns = captured_columns(entities)
+    if state is None:
+        outside.refuse_foreign_slot()
+    state = streams.begin_snapshot(store, stream, catalogue, definitions)
+    log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(columns)})
+    return state, entities, FeedPlan(True, 0, columns)
+
+
+def _require_same(state: StreamState, definitions: Mapping[str, Any]) -> None:
+    names = sorted({*state.entities, *definitions})
+    changed = [name for name in names if state.entities.get(name) != definitions.get(name)]
+    if changed:
+        one = len(changed) == 1
+        raise InputError(
+            f"{'Entity' if one else 'Entities'} {', '.join(changed)} {'is' if one else 'are'} not what the stored "
+            "documents were made with.",
+            "Put it back as it was, or run `hub source resnapshot`, which compares all documents anew.",
+        )
+
+
+class Role:
+    """The loop of one capture process."""
+
+    def __init__(
+        self,
+        store: Store,
+        state: StreamState,
+        entities: Sequence[Entity],
+        subscriptions: Sequence[Subscription],
+        fan_out: int,
+        bell: Doorbell,
+    ) -> None:
+        self._store = store
+        self._stream = state.name
+        self._bell = bell
+        self.capture = Capture(store, state, entities, subscriptions, fan_out)
+
+    def run(self, feed: Feed, stopped: Callable[[], bool], goal: int | None = None) -> None:
+        """Until `stopped`, or all up to `goal` is done with. Resnapshot when one was asked for."""
+        busy = True
+        while not stopped():
+            if self._bell.wait(0):
+                self._require_streaming()
+                self.capture.look_again()
+            batch = feed.take(0.0 if busy else PATIENCE)
+            if batch is not None:
+                self._apply(batch)
+            busy = self.capture.work()
+            if goal is not None and self.capture.position >= goal and not busy:
+                return
+
+    def _apply(self, batch: Batch) -> None:
+        # What is not stored yet is let go with the next batch that is.
+        if self.capture.apply(batch.arrivals):
+            batch.stored()
+
+    def _require_streaming(self) -> None:
+        state = streams.load_stream(self._store, self._stream)
+        if state is not None and state.state == RESNAPSHOT:
+            raise Resnapshot("A new snapshot was asked for.", "The next start takes it.")

@@ -1,0 +1,54 @@
+"""Removing rows that a newer snapshot or a truncate has made absent, piece by piece.
+
+Absent they are from the moment the table's floor rose; sweeping only gives back the room.
+"""
+
+from typing import TYPE_CHECKING
+
+from hub.capture.images import decode_image
+from hub.store import streams
+
+if TYPE_CHECKING:
+    from hub.capture.capture import Capture
+
+PIECE = 1000  # rows looked at
+
+
+class Sweep:
+    """One capture's sweeping. After a restart a table is begun again, which does no harm."""
+
+    def __init__(self, capture: "Capture") -> None:
+        self._capture = capture
+        self._after: dict[str, str] = {}  # by table: the last key looked at
+        tables = streams.load_tables(capture.store)
+        self._swept = {kept.name: tables.get(kept.id, (0, 0, ""))[1] for kept in capture.layout.tables.values()}
+
+    def piece(self) -> bool:
+        """Sweep one piece. False when nothing is left to sweep."""
+        for name, floor in self._capture.floors.items():
+            if self._swept.get(name, 0) < floor:
+                self._piece(name, floor)
+                return True
+        return False
+
+    def _piece(self, name: str, floor: int) -> None:
+        kept = self._capture.layout.tables[name]
+        with self._capture.store.read() as connection:
+            page = streams.page_of_images(connection, kept.id, self._after.get(name, ""), PIECE)
+        stale = {key: decode_image(image) for key, run, image in page if run < floor}
+        references = [
+            (lookup.id, value, key)
+            for key, row in stale.items()
+            for lookup in kept.lookups
+            if (value := lookup.value(row)) is not None
+        ]
+        last = len(page) < PIECE
+        with self._capture.store.write() as connection:
+            streams.delete_images(connection, kept.id, list(stale), references)
+            if last:
+                streams.save_swept(connection, kept.id, floor)
+        if last:
+            self._swept[name] = floor
+            self._after.pop(name, None)
+        else:
+            self._after[name] = page[-1][0]

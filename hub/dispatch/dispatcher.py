@@ -1,0 +1,658 @@
+"""The dispatch role: pending deliveries become attempts, attempts become outcomes, outcomes are written together.
+
+    ring ─► look (store) ─► queues, a lane for each document ─► workers, one for each destination ─► connector
+              ▲                                                          │ outcome
+              └── what stays in the store until there is room      follow() ─► Changes ─► one store transaction
+
+One dispatch process works on a store, so claims live in memory: after a crash all that is not settled is pending
+again, and what was accepted but not yet written is sent once more with the same id. Workers that share a store will
+lease pages in `Deliveries.look` and `Deliveries.backlog`; the rest knows nothing of it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from hub.changes import lsn_text
+from hub.clock import Alarms, Clock, SystemClock
+from hub.connector import Connector
+from hub.delivery import Attempt, Delivery, Message, Outcome, OutcomeKind, State
+from hub.dispatch.health import Health
+from hub.dispatch.lanes import LANE, WINDOW, Lane, Queue
+from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
+from hub.dispatch.workers import Worker
+from hub.errors import OutsideError
+from hub.project import DeliveryPolicy, Project
+from hub.store.database import Store
+from hub.store.deliveries import CHUNK, GAPS, PAGE, Changes, Deliveries, Loaded, Look, Update
+from hub.subscriptions import Subscription, delivery_id
+from hub.subscriptions.bodies import BodyInputs, render_body
+from hub.subscriptions.templates import TemplateFailure
+
+log = logging.getLogger("hub.dispatch.dispatcher")
+
+GATHER = 0.02  # seconds between two writes, so that they share a store transaction with more
+UNWRITTEN = 5000  # outcomes in memory that the store has not taken; past them no attempt begins
+RELEASED = 500  # that an operator released, in memory at one look
+PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
+HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
+EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
+GRACE = 10.0  # seconds that attempts on their way get at the end
+
+T = TypeVar("T")
+
+
+class Route:
+    """One subscription at run time: its queue, and the worker that it goes to."""
+
+    def __init__(self, id: int, subscription: Subscription, worker: Worker) -> None:
+        self.id = id
+        self.subscription = subscription
+        self.policy: DeliveryPolicy = subscription.config.delivery
+        self.worker = worker
+        self.queue = Queue()
+        self.standing = ""  # paused or disabled: nothing of it begins
+        self.parks = False  # it has parked deliveries, which an accepted one may supersede
+
+    @property
+    def name(self) -> str:
+        return self.subscription.name
+
+    @property
+    def holds(self) -> bool:
+        return self.policy.on_park == "hold"
+
+
+class Dispatcher:
+    """`run` is the role. One object runs once."""
+
+    def __init__(
+        self,
+        store: Store,
+        project: Project,
+        subscriptions: Mapping[str, Subscription],
+        connectors: Mapping[str, Callable[[], Connector]],
+        clock: Clock | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`connectors`: by destination name, how it is opened; called once the event loop runs."""
+        self._store = store
+        self._deliveries = Deliveries(store)
+        self._project = project
+        self._subscriptions = subscriptions
+        self._connectors = connectors
+        self._clock: Clock = clock or SystemClock()
+        self._jitter = jitter
+        self._alarms = Alarms(self._clock)
+        self._routes: dict[int, Route] = {}
+        self._workers: dict[str, Worker] = {}
+        self._by_queue: dict[Queue, Route] = {}
+        self._identity = ""
+        self._position = 0  # the highest seq that a look has seen
+        self._gaps: dict[int, None] = {}
+        self._refills: deque[Lane] = deque()
+        self._look_again = asyncio.Event()
+        self._unwritten: deque[Changes] = deque([Changes()])
+        self._disabling: dict[int, str] = {}  # by subscription id: the store does not know yet
+        self._writing: set[int] = set()  # seqs whose outcome is not in the store yet
+        self._to_write = asyncio.Event()
+        self._quiet = asyncio.Event()  # something ended: whether all is settled may be asked anew
+        self._broken: asyncio.Future[None] | None = None
+        self._reads = ThreadPoolExecutor(1, "store-read")
+        self._writes = ThreadPoolExecutor(1, "store-write")
+        self._expiries: set[asyncio.Task[None]] = set()
+        self._looked = False
+
+    # The role
+
+    async def run(self, stop: asyncio.Event | None = None, finish: asyncio.Event | None = None) -> None:
+        """Deliver until `stop` is set; once `finish` is set, until all is settled.
+
+        OutsideError when the store is lost. Attempts on their way get GRACE seconds to end, and their outcomes are
+        written.
+        """
+        self._broken = asyncio.get_running_loop().create_future()
+        bell = self._store.listen("dispatch")
+        await self._open()
+        asyncio.get_running_loop().add_reader(bell.fileno(), self._rung, bell)
+        endings: list[Awaitable[Any]] = [self._broken]
+        endings += [stop.wait()] if stop else []
+        endings += [self._finished(finish)] if finish else []
+        tasks = [self._reader(), self._writer(), self._alarms.run(), *endings]
+        try:
+            await _first_of(tasks)
+        except DBAPIError as error:
+            raise OutsideError(f"The store is lost: {error.orig}.", "Check `store:` and its disk.") from error
+        finally:
+            asyncio.get_running_loop().remove_reader(bell.fileno())
+            bell.close()
+            await self._close()
+
+    async def _open(self) -> None:
+        self._identity = await self._read(self._store.identity)
+        parked = await self._read(self._deliveries.parked_subscriptions)
+        states = await self._read(self._deliveries.destinations)
+        for name, open_connector in self._connectors.items():
+            limits = self._project.destinations[name].limits
+            self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
+            if name in states and states[name].held_since:
+                worker.health = Health.held_before(states[name])
+            elif name in states:
+                worker.pause_until = states[name].probe_at
+        for name, subscription in self._subscriptions.items():
+            id = await self._read(self._store.name_id, "subscription", name)
+            self._routes[id] = route = Route(id, subscription, self._workers[subscription.config.to])
+            self._by_queue[route.queue] = route
+            route.parks = id in parked
+            await self._expire(route)
+        self._position = await self._read(self._deliveries.last)
+        if not self._store.is_sqlite:
+            self._note_gaps(range(max(0, self._position - GAPS), self._position))
+        self._look_again.set()
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(worker.close(GRACE) for worker in self._workers.values()))
+        with contextlib.suppress(DBAPIError, TimeoutError):
+            async with asyncio.timeout(GRACE):
+                while await self._write_once():
+                    pass
+        self._reads.shutdown()
+        self._writes.shutdown()
+
+    def _rung(self, bell: Any) -> None:
+        try:
+            bell.clear()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection that wakes us is gone
+            self.broke(OutsideError(f"The store is lost: {error}.", "Check `store:`."))
+        self._look_again.set()
+
+    def broke(self, error: BaseException) -> None:
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
+
+    async def _read(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reads, call, *arguments)
+
+    async def _write(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writes, call, *arguments)
+
+    # Idle
+
+    def settled(self) -> bool:
+        """Nothing is on its way and nothing will begin soon.
+
+        All is delivered or parked, or belongs to a subscription that is paused or disabled, to a destination that has
+        been held for HELD_PATIENCE, or to a retry that is due later than PATIENCE.
+        """
+        return (
+            self._looked
+            and not self._look_again.is_set()
+            and not self._refills
+            and not self._writing
+            and not any(self._unwritten)
+            and all(self._worker_settled(worker) for worker in self._workers.values())
+            and all(self._route_settled(route) for route in self._routes.values())
+        )
+
+    def _worker_settled(self, worker: Worker) -> bool:
+        return worker.idle or (not worker.flying and self._patience_is_over(worker))
+
+    def _patience_is_over(self, worker: Worker) -> bool:
+        now = self._clock.now()
+        if worker.health.held:
+            return now - worker.health.held_since > HELD_PATIENCE
+        return worker.pause_until - now > PATIENCE
+
+    def _route_settled(self, route: Route) -> bool:
+        if route.standing or self._patience_is_over(route.worker):
+            return True
+        soon = self._clock.now() + PATIENCE
+        return not (route.queue.behind and route.queue.room) and all(
+            lane.standing and (not lane.busy or lane.head.due_at > soon) for lane in route.queue.lanes.values()
+        )
+
+    async def _finished(self, finish: asyncio.Event) -> None:
+        await finish.wait()
+        self._look_again.set()  # a ring may be on its way
+        while not self.settled():
+            self._quiet.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), 0.5)  # patience also ends by the clock alone
+
+    # Reading: what is pending comes into the queues, as far as there is room
+
+    async def _reader(self) -> None:
+        while True:
+            await self._look_again.wait()
+            self._look_again.clear()
+            self._looked = False
+            look = await self._read(self._deliveries.look, self._position, list(self._gaps), RELEASED)
+            await self._take(look)
+            while self._refills:
+                await self._refill(self._refills.popleft())
+            for route in self._routes.values():
+                await self._read_backlog(route)
+            if look.more:
+                self._look_again.set()
+            self._looked = True
+            self._pump()
+
+    def _pump(self) -> None:
+        for worker in self._workers.values():
+            worker.pump()
+        self._quiet.set()
+
+    async def _take(self, look: Look) -> None:
+        for route in self._routes.values():
+            await self._stand_or_go(route, self._disabling.get(route.id) or look.standing.get(route.id, ""))
+        await self._take_released(look)
+        for delivery in look.fresh:
+            self._take_fresh(delivery)
+
+    async def _stand_or_go(self, route: Route, standing: str) -> None:
+        if standing != route.standing:
+            route.standing = standing
+            self._stop_route(route)
+        if route.holds and not standing:
+            await self._sync_holds(route)
+
+    def _stop_route(self, route: Route) -> None:
+        """It stands still, or goes on: either way what is not on its way is read again, when its time comes."""
+        route.worker.drop(route.queue)
+        route.queue.rewind()
+
+    async def _sync_holds(self, route: Route) -> None:
+        """Parked deliveries hold their documents' later versions; those that were discarded hold no longer."""
+        if not (route.parks or route.queue.standing):
+            return
+        parked = await self._read(self._deliveries.parked_lanes, route.id)
+        for key, lane in route.queue.held().items():
+            if key not in parked:
+                route.queue.unhold(lane)
+                self._refills.append(lane)
+        for key, seq in parked.items():
+            route.queue.hold_key(key, seq)
+
+    async def _take_released(self, look: Look) -> None:
+        known = [one for one in look.released if one.delivery.subscription_id in self._routes]
+        if not known:
+            return
+        sent = [one for one in known if one.forced or not one.outdated]
+        outdated = [one.delivery.seq for one in known if one.outdated and not one.forced]
+        await self._write(self._deliveries.take_released, [one.delivery.seq for one in sent], outdated)
+        for one in sent:
+            route = self._routes[one.delivery.subscription_id]
+            if not route.standing:
+                self._send_now(route, one.delivery, one.forced)
+        if len(look.released) == RELEASED:
+            self._look_again.set()
+
+    def _send_now(self, route: Route, delivery: Delivery, forced: bool) -> None:
+        lane = route.queue.lanes.get((delivery.entity_id, delivery.key))
+        if lane is not None and lane.due and lane.head.seq == delivery.seq:
+            lane.items[0] = delivery
+            self._due(route, lane, lane.due)
+        else:
+            self._offer(route, route.queue.put_first(delivery, superseded_by_newer=not forced))
+
+    def _take_fresh(self, delivery: Delivery) -> None:
+        late = delivery.seq in self._gaps
+        self._gaps.pop(delivery.seq, None)
+        if delivery.seq > self._position:
+            if not self._store.is_sqlite and delivery.seq > self._position + 1:
+                self._note_gaps(range(self._position + 1, delivery.seq))
+            self._position = delivery.seq
+        route = self._routes.get(delivery.subscription_id)
+        if route is None or route.standing:
+            return
+        queue = route.queue
+        if late and delivery.seq <= queue.cursor:
+            self._add(route, delivery)
+        elif delivery.seq > queue.cursor and not queue.behind:
+            if queue.room:
+                queue.cursor = delivery.seq
+                self._add(route, delivery)
+            else:
+                queue.behind = True
+
+    def _note_gaps(self, seqs: range) -> None:
+        self._gaps.update(dict.fromkeys(seqs[-GAPS:]))
+        while len(self._gaps) > GAPS:
+            del self._gaps[next(iter(self._gaps))]
+
+    def _add(self, route: Route, delivery: Delivery) -> None:
+        if delivery.seq not in self._writing:
+            self._offer(route, route.queue.add(delivery))
+
+    def _offer(self, route: Route, lane: Lane | None) -> None:
+        """Send the lane's first as soon as it is due."""
+        if lane is None:
+            return
+        if route.standing:
+            route.queue.forget(lane)
+        elif lane.head.due_at > self._clock.now():
+            self._wait_for(route, lane)
+        else:
+            route.worker.offer(lane)
+
+    def _wait_for(self, route: Route, lane: Lane) -> None:
+        route.queue.stand(lane)
+        self._read_on(route.queue)
+        lane.due = due_at = min(lane.head.due_at, expires_at(lane.head.created_at, route.policy))
+        self._alarms.at(due_at, lambda: self._due(route, lane, due_at))
+
+    def _due(self, route: Route, lane: Lane, due_at: int) -> None:
+        if lane.due == due_at and route.queue.lanes.get(lane.key) is lane and not route.standing:
+            lane.due = 0
+            route.worker.offer(lane)
+            route.worker.pump()
+
+    async def _read_backlog(self, route: Route) -> None:
+        queue = route.queue
+        while queue.behind and not route.standing and queue.room >= PAGE:
+            page = await self._read(self._deliveries.backlog, route.id, queue.cursor)
+            for delivery in page:
+                queue.cursor = delivery.seq
+                self._add(route, delivery)
+            queue.behind = len(page) == PAGE
+            route.worker.pump()
+
+    async def _refill(self, lane: Lane) -> None:
+        route = self._by_queue[lane.queue]
+        if route.standing or lane.queue.lanes.get(lane.key) is not lane or not lane.queue.needs_refill(lane):
+            return
+        page = await self._read(self._deliveries.lane, route.id, lane.key, lane.cut, LANE)
+        unsent = [delivery for delivery in page if delivery.seq not in self._writing]
+        self._offer(route, lane.queue.refill(lane, unsent, more=len(page) == LANE))
+
+    # Bodies
+
+    async def messages(self, lanes: Sequence[Lane]) -> list[tuple[Lane, Message]]:
+        loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
+        prepared = []
+        for lane in lanes:
+            route = self._by_queue[lane.queue]
+            if route.standing or lane.queue.lanes.get(lane.key) is not lane:
+                continue
+            message = self._message(route, lane, loaded.get(lane.head.seq))
+            if message:
+                prepared.append((lane, message))
+        return prepared
+
+    def _message(self, route: Route, lane: Lane, loaded: Loaded | None) -> Message | None:
+        delivery = lane.head
+        if loaded is None:  # discarded, or parked as too old
+            self._gone(route, lane)
+        elif expires_at(delivery.created_at, route.policy) <= self._clock.now():
+            self._park(route, lane, delivery.attempts, _expired(route))
+        elif not loaded.found:
+            self._park(route, lane, delivery.attempts, f"The journal no longer has version {delivery.version}.")
+        else:
+            try:
+                return self._render(route, delivery, loaded)
+            except TemplateFailure as failure:
+                self._park(route, lane, delivery.attempts, f"body: {failure}")
+        return None
+
+    def _gone(self, route: Route, lane: Lane) -> None:
+        if route.holds:
+            route.queue.hold(lane)
+            self._look_again.set()  # which tells whether a parked one holds it
+        else:
+            self._advance(route, lane)
+
+    def _render(self, route: Route, delivery: Delivery, loaded: Loaded) -> Message:
+        config = route.subscription.config
+        id = delivery_id(self._identity, config.name, config.entity, delivery.key, delivery.version, delivery.turn)
+        inputs = BodyInputs(
+            hub=self._project.name,
+            source=self._project.entities[config.entity].source,
+            delivery_id=id,
+            entity=config.entity,
+            key=delivery.key,
+            version=delivery.version,
+            event=loaded.event,
+            cause=loaded.cause,
+            lsn=lsn_text(loaded.lsn),
+            transaction=loaded.transaction,
+            committed_at=loaded.committed_at,
+            document=loaded.document,
+            before=loaded.before,
+        )
+        body = render_body(route.subscription, inputs)
+        return Message(
+            id=id,
+            subscription=config.name,
+            entity=config.entity,
+            key=delivery.key,
+            version=delivery.version,
+            event=loaded.event.value,
+            content=body.content,
+            content_type=body.content_type,
+            attempt=delivery.attempts + 1,
+        )
+
+    # Outcomes
+
+    def tried(self, worker: Worker, lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None:
+        route, delivery, now = self._by_queue[lane.queue], lane.head, self._clock.now()
+        lane.flying = False
+        following = follow(outcome, delivery.attempts, route.policy, now, self._jitter())
+        self._changes().attempts.append(
+            Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
+        )
+        self._STEPS[following.step](self, route, lane, following)
+        self._judge(worker, lane, delivery, outcome, started_at, probe)
+        if following.pause:
+            worker.pause_until = max(worker.pause_until, following.due_at)
+            self._remember(worker)
+        self._to_write.set()
+
+    def _settle(self, route: Route, lane: Lane, following: Following) -> None:
+        delivery = lane.head
+        self._changes().settled.append(delivery.seq)
+        self._writing.add(delivery.seq)
+        if route.parks:
+            self._changes().accepted.append(delivery)
+        while len(lane.items) > 1 and lane.items[1].seq in lane.released and lane.items[1].version < delivery.version:
+            self._update(lane.items[1], State.SUPERSEDED, lane.items[1].attempts, 0, "")
+            lane.released.discard(lane.items[1].seq)
+            del lane.items[1]
+            lane.queue.size -= 0 if lane.standing else 1
+        self._advance(route, lane)
+
+    def _wait(self, route: Route, lane: Lane, following: Following) -> None:
+        due_at = min(following.due_at, expires_at(lane.head.created_at, route.policy))
+        self._update(lane.head, State.PENDING, following.attempts, due_at, following.reason)
+        lane.items[0] = msgspec.structs.replace(lane.head, attempts=following.attempts, due_at=due_at)
+        if route.standing:
+            route.queue.forget(lane)
+        else:
+            self._wait_for(route, lane)
+
+    def _park_after(self, route: Route, lane: Lane, following: Following) -> None:
+        self._park(route, lane, following.attempts, following.reason)
+
+    def _hold(self, route: Route, lane: Lane, following: Following) -> None:
+        if route.standing:
+            route.queue.forget(lane)
+        else:
+            route.worker.doubt(lane)
+
+    def _disable(self, route: Route, lane: Lane, following: Following) -> None:
+        log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
+        self._changes().disabled[route.id] = following.reason
+        route.standing = self._disabling[route.id] = "disabled"
+        self._stop_route(route)
+
+    _STEPS: Mapping[Step, Callable[["Dispatcher", Route, Lane, Following], None]] = {
+        Step.SETTLE: _settle,
+        Step.WAIT: _wait,
+        Step.PARK: _park_after,
+        Step.HOLD: _hold,
+        Step.DISABLE: _disable,
+    }
+
+    def _park(self, route: Route, lane: Lane, attempts: int, reason: str) -> None:
+        delivery = lane.head
+        log.warning(
+            "delivery parked",
+            extra={"subscription": route.name, "key": delivery.key, "version": delivery.version, "reason": reason},
+        )
+        self._update(delivery, State.PARKED, attempts, 0, reason)
+        route.parks = True
+        route.worker.health.forget(delivery.seq)
+        if route.holds and not route.standing:
+            route.queue.hold(lane)
+            self._read_on(route.queue)
+        else:
+            self._advance(route, lane)
+
+    def _advance(self, route: Route, lane: Lane) -> None:
+        """The lane's first is done with: on to its next."""
+        queue = lane.queue
+        self._offer(route, queue.pop(lane))
+        if queue.needs_refill(lane):
+            self._refills.append(lane)
+            self._look_again.set()
+        self._read_on(queue)
+
+    def _read_on(self, queue: Queue) -> None:
+        """There may be room again for what was left in the store."""
+        if queue.behind and queue.room >= WINDOW // 2:
+            self._look_again.set()
+
+    def _update(self, delivery: Delivery, state: State, attempts: int, due_at: int, reason: str) -> None:
+        self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
+        self._writing.add(delivery.seq)
+        self._to_write.set()
+
+    # The destination's health
+
+    def _judge(
+        self, worker: Worker, lane: Lane, delivery: Delivery, outcome: Outcome, started_at: int, probe: bool
+    ) -> None:
+        health, was_held = worker.health, worker.health.held
+        if outcome.kind is OutcomeKind.HELD:
+            health.fail(delivery.seq, outcome.detail, probe=probe, now=self._clock.now(), jitter=self._jitter())
+        elif outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RESCHEDULE):
+            self._park_blamed(worker, health.accept(delivery.seq, started_at))
+        elif probe:
+            health.answer(delivery.seq, self._clock.now())
+        if health.held != was_held:
+            self._tell(worker)
+        if health.held or was_held:
+            self._remember(worker)
+
+    def _park_blamed(self, worker: Worker, blamed: Mapping[int, str]) -> None:
+        for seq, reason in blamed.items():
+            lane = worker.take_doubtful(seq)
+            if lane is not None:
+                route = self._by_queue[lane.queue]
+                self._park(route, lane, lane.head.attempts + 1, f"Refused, while others are accepted: {reason}")
+
+    def _tell(self, worker: Worker) -> None:
+        if worker.health.held:
+            log.warning("destination held", extra={"destination": worker.name, "reason": worker.health.reason})
+        else:
+            log.warning("destination well again", extra={"destination": worker.name})
+
+    def _remember(self, worker: Worker) -> None:
+        state = worker.health.state()
+        if not worker.health.held and worker.pause_until > self._clock.now():
+            state = msgspec.structs.replace(state, reason="It asked for time.", probe_at=worker.pause_until)
+        self._changes().destinations[worker.name] = state
+        self._to_write.set()
+
+    # Writing: outcomes of many attempts share a store transaction
+
+    def _changes(self) -> Changes:
+        if len(self._unwritten[-1]) >= CHUNK:
+            self._unwritten.append(Changes())
+        return self._unwritten[-1]
+
+    async def _writer(self) -> None:
+        while True:
+            await self._to_write.wait()
+            self._to_write.clear()
+            while await self._write_once():
+                pass
+            self._quiet.set()
+            await asyncio.sleep(GATHER)
+
+    async def _write_once(self) -> bool:
+        """Write the oldest changes; again and again while the disk is full. False when there were none."""
+        changes = self._unwritten[0]
+        if not changes:
+            return False
+        self._unwritten.popleft()
+        if not self._unwritten:
+            self._unwritten.append(Changes())
+        while True:
+            try:
+                await self._write(self._deliveries.write, changes)
+                break
+            except OperationalError as error:
+                log.error("store not written", extra={"reason": str(error.orig)})
+                self._stop_all(True)
+                await asyncio.sleep(1.0)
+        self._stop_all(sum(map(len, self._unwritten)) > UNWRITTEN)
+        if changes.disabled:
+            self._disabling = {id: why for id, why in self._disabling.items() if id not in changes.disabled}
+            self._look_again.set()
+        self._writing.difference_update(changes.settled, (update.seq for update in changes.updates))
+        return True
+
+    def _stop_all(self, stopping: bool) -> None:
+        for worker in self._workers.values():
+            if worker.stopping != stopping and not worker.closed:
+                worker.stopping = stopping
+                worker.pump()
+
+    # Expiry
+
+    async def _expire(self, route: Route) -> None:
+        """Park what is past `expire`, held, paused or not; again when the oldest of the rest is."""
+        before = self._clock.now() - round(route.policy.expire * SECOND)
+        while old := await self._read(self._deliveries.expired, route.id, before):
+            await self._write(self._deliveries.expire, old, _expired(route))
+            route.parks = True
+        oldest = await self._read(self._deliveries.oldest, route.id)
+        again = expires_at(oldest if oldest is not None else self._clock.now(), route.policy)
+        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._expire_later(route))
+
+    def _expire_later(self, route: Route) -> None:
+        task = asyncio.get_running_loop().create_task(self._expire(route))
+        self._expiries.add(task)
+        task.add_done_callback(self._expiry_ended)
+
+    def _expiry_ended(self, task: asyncio.Task[None]) -> None:
+        self._expiries.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self.broke(error)
+
+
+def _expired(route: Route) -> str:
+    return f"Not delivered within {route.policy.expire / 86400:g} days."
+
+
+async def _first_of(awaitables: Iterable[Awaitable[Any]]) -> None:
+    """Return when one of them ends, raising what it raised; the others are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

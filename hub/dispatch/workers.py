@@ -1,0 +1,237 @@
+"""One destination's worker: which of its deliveries is tried next, and when.
+
+Destinations share nothing but the store: each has its own queue, limits and health, so that a slow or dead one holds
+no other. Lanes come in ready, get their messages in batches just before the attempt, and go out one by one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from hub.clock import Alarms, Clock
+from hub.connector import Connector
+from hub.delivery import Message, Outcome, OutcomeKind
+from hub.dispatch.health import Health
+from hub.dispatch.lanes import Lane, Queue
+from hub.dispatch.outcomes import SECOND
+from hub.dispatch.pace import Pace
+from hub.project import Limits
+
+SECOND_CHANCE = 5 * SECOND  # a document whose fault held the destination waits so long once it is well
+MESSAGES = 32  # rendered ahead at most, or one call's batch
+
+
+class Office(Protocol):
+    """What a worker reports to."""
+
+    async def messages(self, lanes: Sequence[Lane]) -> list[tuple[Lane, Message]]:
+        """Rendered bodies of the lanes' first deliveries; a lane that has none to send is left out and dealt with."""
+        ...
+
+    def tried(self, worker: "Worker", lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None: ...
+
+    def broke(self, error: BaseException) -> None:
+        """A fault of our own: the process ends."""
+        ...
+
+
+class Worker:
+    def __init__(
+        self, name: str, connector: Connector, limits: Limits, office: Office, clock: Clock, alarms: Alarms
+    ) -> None:
+        self.name = name
+        self.connector = connector
+        self.limits = limits
+        self.health = Health()
+        self.pause_until = 0  # the receiver asked for time; microseconds since 1970
+        self.stopping = False
+        self.closed = False
+        self._office = office
+        self._clock = clock
+        self._alarms = alarms
+        self._pace = Pace(limits.rate, clock.now())
+        self._ready: deque[Lane] = deque()
+        self._messages: deque[tuple[Lane, Message]] = deque()
+        self._doubtful: deque[tuple[int, Lane]] = deque()  # with the time from which it may be tried again
+        self._loading: set[asyncio.Task[None]] = set()
+        self._flights: set[asyncio.Task[None]] = set()
+        self._second: Lane | None = None  # the doubtful lane that is being tried
+        self._alarm_at = 0
+
+    # What comes in
+
+    def offer(self, lane: Lane) -> None:
+        self._ready.append(lane)
+
+    def doubt(self, lane: Lane) -> None:
+        """Its fault was taken as the destination's: it goes last."""
+        self._doubtful.append((self._clock.now() + SECOND_CHANCE, lane))
+
+    def take_doubtful(self, seq: int) -> Lane | None:
+        """Take out the lane whose first delivery this is."""
+        for entry in self._doubtful:
+            if entry[1].items and entry[1].head.seq == seq:
+                self._doubtful.remove(entry)
+                return entry[1]
+        return None
+
+    def drop(self, queue: Queue) -> None:
+        """Forget the lanes of a subscription that stands still; those on their way end."""
+        self._ready = deque(lane for lane in self._ready if lane.queue is not queue)
+        self._messages = deque(pair for pair in self._messages if pair[0].queue is not queue)
+        self._doubtful = deque(pair for pair in self._doubtful if pair[1].queue is not queue)
+        if self._second is not None and self._second.queue is queue:
+            self._second = None
+
+    @property
+    def flying(self) -> int:
+        return len(self._flights)
+
+    @property
+    def idle(self) -> bool:
+        return not (self._ready or self._messages or self._doubtful or self._loading or self._flights)
+
+    # What goes out
+
+    def pump(self) -> None:
+        """Start whatever may start now; otherwise an alarm is set, or someone calls when something ends."""
+        if self.health.held:
+            self._unload()
+        while not self.stopping and len(self._flights) < self.limits.concurrency:
+            wait = self._wait()
+            if wait:
+                self._pump_in(wait)
+                return
+            group = self._next()
+            if not group:
+                self._load()
+                return
+            self._fly(group)
+        self._load()
+
+    def _wait(self) -> int:
+        """Microseconds to the next start, as far as time decides."""
+        now = self._clock.now()
+        until = max(self.pause_until, self.health.probe_at if self.health.held else 0)
+        return max(until - now, self._pace.wait(now), 0)
+
+    def _pump_in(self, wait: int) -> None:
+        at = self._clock.now() + wait
+        if self._alarm_at <= self._clock.now() or at < self._alarm_at:
+            self._alarm_at = at
+            self._alarms.at(at, self.pump)
+
+    def _next(self) -> list[tuple[Lane, Message]]:
+        if not self._messages or (self.health.held and self._flights):
+            return []
+        size = 1 if self.health.held else min(self.connector.batch, len(self._messages))
+        return [self._messages.popleft() for _ in range(size)]
+
+    def _fly(self, group: list[tuple[Lane, Message]]) -> None:
+        self._pace.take(self._clock.now())
+        for lane, _ in group:
+            lane.flying = True
+        task = asyncio.get_running_loop().create_task(self._flight(group, self.health.held))
+        self._flights.add(task)
+        task.add_done_callback(self._landed)
+
+    def _landed(self, task: asyncio.Task[None]) -> None:
+        self._flights.discard(task)
+        self._ended(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self._office.broke(error)
+        else:
+            self.pump()
+
+    async def _flight(self, group: list[tuple[Lane, Message]], probe: bool) -> None:
+        started_at = self._clock.now()
+        outcomes = await self._outcomes([message for _, message in group])
+        for (lane, _), outcome in zip(group, outcomes, strict=True):
+            self._second = None if self._second is lane else self._second
+            self._office.tried(self, lane, outcome, started_at, probe)
+
+    async def _outcomes(self, messages: list[Message]) -> Sequence[Outcome]:
+        """The delivery boundary: whatever a connector does, there is an outcome for each message."""
+        try:
+            async with asyncio.timeout(self.limits.timeout):
+                outcomes = await self.connector.deliver(messages)
+        except TimeoutError:
+            late = Outcome(OutcomeKind.RETRY, f"No answer within {self.limits.timeout:g} s.")
+            return [late] * len(messages)
+        except Exception as error:  # noqa: BLE001 - a fault in a connector costs its own deliveries alone
+            fault = Outcome(OutcomeKind.RETRY, f"The connector failed: {type(error).__name__}.")
+            return [fault] * len(messages)
+        if len(outcomes) != len(messages):
+            wrong = f"The connector gave {len(outcomes)} outcomes for {len(messages)} messages."
+            return [Outcome(OutcomeKind.RETRY, wrong)] * len(messages)
+        return outcomes
+
+    # Bodies, just ahead of the attempts
+
+    def _unload(self) -> None:
+        """The destination is held: what was rendered is rendered anew when its turn comes."""
+        if len(self._messages) > 1 or (self._messages and self._wait()):
+            self._ready.extendleft(lane for lane, _ in reversed(self._messages))
+            self._messages.clear()
+            self._second = None
+
+    def _load(self) -> None:
+        if self._loading or self.stopping:
+            return
+        lanes = self._choose()
+        if not lanes:
+            return
+        task = asyncio.get_running_loop().create_task(self._prepare(lanes))
+        self._loading.add(task)
+        task.add_done_callback(self._loaded)
+
+    def _choose(self) -> list[Lane]:
+        if self.health.held:
+            return self._choose_probe()
+        most = max(MESSAGES, self.connector.batch)
+        room = most - len(self._messages)
+        if room < most // 2:
+            return []
+        lanes = [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
+        return lanes + self._second_chance()
+
+    def _choose_probe(self) -> list[Lane]:
+        if self._messages or self._flights or self._wait():
+            return []
+        if self._ready:
+            return [self._ready.popleft()]
+        return [self._doubtful.popleft()[1]] if self._doubtful else []
+
+    def _second_chance(self) -> list[Lane]:
+        """One doubtful lane at a time: a document is to blame only when it fails alone."""
+        if not self._doubtful or self._second is not None:
+            return []
+        wait = self._doubtful[0][0] - self._clock.now()
+        if wait > 0:
+            self._pump_in(wait)
+            return []
+        self._second = self._doubtful.popleft()[1]
+        return [self._second]
+
+    async def _prepare(self, lanes: list[Lane]) -> None:
+        messages = await self._office.messages(lanes)
+        self._messages.extend(messages)
+        if self._second in lanes and all(lane is not self._second for lane, _ in messages):
+            self._second = None
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        self._loading.discard(task)
+        self._ended(task)
+
+    async def close(self, grace: float) -> None:
+        """Let what is on its way end, `grace` seconds at most."""
+        self.stopping = self.closed = True
+        if self._flights:
+            await asyncio.wait(self._flights, timeout=grace)
+        for task in (*self._flights, *self._loading):
+            task.cancel()
+        await self.connector.close()

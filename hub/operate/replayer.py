@@ -1,0 +1,195 @@
+"""Carrying out a replay or a backfill: page by page from the journal to sends, piece by piece into the queue."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from hub.documents import Version
+from hub.operate.replay import DocumentReplay, Filters, plan_backfill
+from hub.store.pieces import Pieces
+from hub.store.replays import PAST, Cursor, Replay, Replays, Send
+from hub.subscriptions import Subscription
+
+DOCUMENTS = 100  # planned at one time
+TOGETHER = 1000  # deliveries of one document in one piece
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a replay would put in the queue."""
+
+    documents: int = 0
+    versions: int = 0  # of documents: one that goes to two subscriptions counts once
+    deliveries: Counter[str] = field(default_factory=Counter)  # by subscription
+    undecided: int = 0  # those that are parked at once, because `where` or `when` fails on them
+
+    @property
+    def total(self) -> int:
+        return self.deliveries.total()
+
+    def add(self, sends: Sequence[Send]) -> None:
+        self.documents += len({send.key for send in sends})
+        self.versions += len({(send.key, send.step.version) for send in sends})
+        self.deliveries.update(send.subscription for send in sends)
+        self.undecided += sum(1 for send in sends if send.step.failure)
+
+
+class Replayer:
+    def __init__(self, replays: Replays, subscriptions: Mapping[str, Subscription]) -> None:
+        """`subscriptions`: all of the project, by name."""
+        self._replays = replays
+        self._subscriptions = subscriptions
+
+    def plan(self, kind: str, filters: Filters) -> Plan:
+        plan = Plan()
+        for sends in self.pages(kind, filters, Cursor(), 0, lambda: DOCUMENTS):
+            plan.add(sends)
+        return plan
+
+    def run(self, begun: Replay, rate: float | None, progress: Callable[[int], object]) -> Replay:
+        """Put its deliveries in the queue, from its cursor on; `progress` is told of each piece's.
+
+        `rate`: deliveries a second. FaultError when another process carries it out too.
+        """
+        written = _Written(self._replays, begun, rate, progress)
+        while not self._written_through(begun, written):
+            pass
+        self._replays.finish(begun.id)
+        return self._replays.get(begun.id)
+
+    def _written_through(self, begun: Replay, written: "_Written") -> bool:
+        """False when a document got a newer version meanwhile: what is left has to be planned again."""
+        pages = self.pages(begun.kind, begun.filters, written.cursor, begun.id, lambda: written.documents)
+        return all(written.write(sends) for sends in pages)
+
+    def pages(
+        self, kind: str, filters: Filters, cursor: Cursor, replay_id: int, documents: Callable[[], int]
+    ) -> Iterator[list[Send]]:
+        """What is to be sent past the cursor, a page of one entity's documents at a time."""
+        for entity, subscriptions in self._by_entity(filters):
+            if entity < cursor.entity:
+                continue
+            at: Cursor | None = cursor if entity == cursor.entity else Cursor()
+            while at is not None:
+                if kind == "backfill":
+                    sends, after = self._backfill_page(entity, subscriptions, at, documents())
+                else:
+                    sends, after = self._replay_page(entity, subscriptions, filters, at, documents(), replay_id)
+                if sends:
+                    yield sends
+                at = after
+
+    def _by_entity(self, filters: Filters) -> list[tuple[str, list[Subscription]]]:
+        chosen = sorted(
+            (
+                one
+                for one in self._subscriptions.values()
+                if (not filters.subscriptions or one.name in filters.subscriptions)
+                and (not filters.entity or one.config.entity == filters.entity)
+            ),
+            key=lambda one: (one.config.entity, one.name),
+        )
+        return [(entity, list(group)) for entity, group in groupby(chosen, key=lambda one: one.config.entity)]
+
+    def _replay_page(
+        self,
+        entity: str,
+        subscriptions: Sequence[Subscription],
+        filters: Filters,
+        cursor: Cursor,
+        limit: int,
+        replay_id: int,
+    ) -> tuple[list[Send], Cursor | None]:
+        sends: list[Send] = []
+        keys: list[str] = []
+        for key, versions in self._replays.chosen(entity, filters, cursor, limit, replay_id):
+            keys.append(key)
+            plans = [(one.name, self._document(one, entity, key, filters, replay_id)) for one in subscriptions]
+            newest = _feed(plans, versions)
+            sends += [Send(entity, key, name, step, newest) for name, plan in plans for step in plan.steps()]
+        return _past(sends, cursor), _next(entity, keys, limit)
+
+    def _document(
+        self, subscription: Subscription, entity: str, key: str, filters: Filters, replay_id: int
+    ) -> DocumentReplay:
+        if not filters.failed:
+            return DocumentReplay(subscription, filters.choose)
+        failed = self._replays.failed(subscription.name, entity, key, replay_id)
+        return DocumentReplay(subscription, lambda version: version.version in failed and filters.choose(version))
+
+    def _backfill_page(
+        self, entity: str, subscriptions: Sequence[Subscription], cursor: Cursor, limit: int
+    ) -> tuple[list[Send], Cursor | None]:
+        found = self._replays.current(entity, cursor, limit)
+        sends = [
+            Send(entity, version.key, one.name, step, version.version)
+            for version in found
+            for one in subscriptions
+            if (step := plan_backfill(one, version)) is not None
+        ]
+        return _past(sends, cursor), _next(entity, [version.key for version in found], limit)
+
+
+def _feed(plans: Sequence[tuple[str, DocumentReplay]], versions: Iterator[Version]) -> int:
+    """Give each plan all versions; the newest one's number."""
+    newest = 0
+    for version in versions:
+        newest = version.version
+        for _, plan in plans:
+            plan.add(version)
+    return newest
+
+
+def _past(sends: Sequence[Send], cursor: Cursor) -> list[Send]:
+    """Without those of the cursor's own document that have been written."""
+    done = (cursor.subscription, cursor.version)
+    return [send for send in sends if send.key != cursor.key or (send.subscription, send.step.version) > done]
+
+
+def _next(entity: str, keys: Sequence[str], limit: int) -> Cursor | None:
+    return Cursor(entity, keys[-1], PAST) if len(keys) == limit else None
+
+
+class _Written:
+    """How far a replay has been written, and the pace of it."""
+
+    def __init__(self, replays: Replays, begun: Replay, rate: float | None, progress: Callable[[int], object]) -> None:
+        self.cursor = begun.cursor
+        self.documents = DOCUMENTS  # to plan at one time: one after a conflict, so that a busy document gets through
+        self._replays = replays
+        self._begun = begun
+        self._rate = rate
+        self._progress = progress
+        self._pieces = Pieces()
+        self._began = time.monotonic()
+        self._count = 0
+
+    def write(self, sends: Sequence[Send]) -> bool:
+        """False when not all of them could be."""
+        while sends:
+            piece = sends[: self._size(sends)]
+            written = self._replays.write(self._begun, self.cursor, piece, self._pieces)
+            if written:
+                self.cursor = piece[written - 1].cursor
+                self._count += written
+                self._progress(written)
+            if written < len(piece):
+                self.documents = 1
+                return False
+            self.documents = min(self.documents * 2, DOCUMENTS)
+            sends = sends[len(piece) :]
+            self._keep_pace()
+        return True
+
+    def _size(self, sends: Sequence[Send]) -> int:
+        """How many are written together: a document's are, so that its receiver is not left with an older one."""
+        size = self._pieces.size if self._rate is None else max(1, min(self._pieces.size, int(self._rate / 10)))
+        key = sends[min(size, len(sends)) - 1].key
+        last = max(place for place, send in enumerate(sends) if send.key == key)
+        return min(last + 1, max(size, TOGETHER))
+
+    def _keep_pace(self) -> None:
+        if self._rate is not None:
+            time.sleep(max(0.0, self._began + self._count / self._rate - time.monotonic()))
