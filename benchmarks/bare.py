@@ -24,7 +24,9 @@ def main(url: str, slot: str, publication: str, directory: str, end: int) -> Non
         catalogue = read_catalogue(connection)
     tables = {name: [c.name for c in t.columns] for name, t in catalogue.tables.items() if name.startswith("bench.")}
     settings = engine_settings(StreamSettings(url, slot, tables, catalogue), snapshot=False)
-    settings |= {"publication.name": publication, "heartbeat.interval.ms": "500"}
+    # Nothing of what the hub adds for exact values: the engine as fast as it goes.
+    settings = {name: value for name, value in settings.items() if not name.startswith(("converters", "hub."))}
+    settings |= {"publication.name": publication, "heartbeat.interval.ms": "500", "poll.interval.ms": "10"}
     jpype = start_jvm(Path(directory))
     properties = jpype.JClass("java.util.Properties")()
     for name, value in settings.items():

@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from benchmarks.load import LATENCY_COMMITS, ROWS, WORKLOADS, Workload, commits_per_second, make_tables
+from benchmarks.load import LATENCY_COMMITS, ROWS, WARM_UP_COMMITS, WORKLOADS, Workload, commits_per_second, make_tables
 from cdc.catalogue import read_catalogue
 from cdc.source import source_sql
 from examples.postgres import LocalPostgres
@@ -224,16 +224,18 @@ def throughput(bench: Bench, workload: Workload) -> tuple[float, list[str]]:
 
 
 def latency(bench: Bench) -> tuple[float, float]:
-    """Median and 99th percentile, milliseconds from commit to arrival at the receiver, the first tenth left out."""
+    """Median and 99th percentile, milliseconds from commit to arrival at the receiver, once all is warm."""
     with Receiver(bench.directory) as receiver:
         bench.rewind()
         bench.write_project(receiver.url)
         with bench.running():
+            commits_per_second(bench.url, 100, WARM_UP_COMMITS)
+            receiver.wait_for(WARM_UP_COMMITS, 120)
             commits_per_second(bench.url, 100, LATENCY_COMMITS)
-            receiver.wait_for(LATENCY_COMMITS, 120)
+            receiver.wait_for(WARM_UP_COMMITS + LATENCY_COMMITS, 120)
         log = receiver.log()
     late = []
-    for received in log[LATENCY_COMMITS // 10 :]:
+    for received in log[WARM_UP_COMMITS:]:
         committed = datetime.fromisoformat(received.json["time"]).timestamp()
         late.append(1000 * (received.at - committed))
     late.sort()

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from hub.store.database import Store
 
 
+# Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own store, what
+# waits for capture waits in the source's log.
+DISPATCH_NICENESS = 5
+
+
 @click.command()
 @click.option("--role", type=click.Choice(["capture", "dispatch"]), help="Run this role alone, without supervision.")
 @click.option("--stream", help="With --role capture: which stream, as source/stream. Needed when there are several.")
@@ -85,6 +90,7 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
     require_current(store)
     lock = hold(store, "run")
     build_dispatcher(project, store)  # its problems are the project's: better now than in a child
+    _require_sources(project, store)
     for sentence in _changes(project, store):
         click.echo(sentence, err=True)
     base = ["--project", str(option.directory), "run", "--supervised", *(["--until-idle"] if until_idle else [])]
@@ -96,6 +102,25 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
         Supervisor(children, until_idle, daily=lambda: _prune(prune, store, project)).run()
     finally:
         lock.release()
+
+
+def _require_sources(project: "Project", store: "Store") -> None:
+    """Refuse what no restart mends: a project that does not fit, and a source that has never been followed.
+
+    Where the store has documents, deliveries go on while capture tries again.
+    """
+    from hub.bootstrap import StreamOutside, stream_names
+    from hub.capture.role import decide
+    from hub.store.streams import load_stream
+
+    names = stream_names(project)
+    has_documents = any((state := load_stream(store, name)) and state.position for name in names)
+    for name in names:
+        try:
+            decide(store, project, name, StreamOutside(project, name))
+        except OutsideError:
+            if not has_documents:
+                raise
 
 
 def _prune(prune: Callable[..., object], store: "Store", project: "Project") -> None:
@@ -121,27 +146,20 @@ def _changes(project: "Project", store: "Store") -> list[str]:
 
 
 def _capture(project: "Project", stream: str, until_idle: bool) -> None:
-    from hub.bootstrap import StreamOutside, build_feed, compile_subscription
-    from hub.capture.role import Role, begin
+    from hub.bootstrap import StreamOutside
     from hub.locks import hold
     from hub.store.database import open_store
 
     store = open_store(project.store)
     lock = hold(store, f"capture {stream}")
     outside = StreamOutside(project, stream)
-    state, entities, plan = begin(store, project, stream, outside)
-    by_name = {entity.name: entity for entity in entities}
-    subscriptions = [compile_subscription(c, by_name) for c in project.subscriptions.values() if c.entity in by_name]
-    role = Role(store, state, entities, subscriptions, project.fan_out, store.listen("capture"))
-    stopped = threading.Event()
-    feed = build_feed(project, store, stream, state.catalogue, plan.columns)
-    feed.start(plan)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
     try:
-        role.run(feed, stopped.is_set, outside.mark() if until_idle else None)
+        _follow(project, store, stream, outside, outside.mark() if until_idle else None)
+    except HubError as error:
+        if isinstance(error, OutsideError):
+            note_problem(store, stream, str(error))
+        raise
     finally:
-        feed.close()
         lock.release()
 
 
@@ -152,6 +170,7 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
 
     store = open_store(project.store, durable=False)
     lock = hold(store, "dispatch")
+    os.nice(DISPATCH_NICENESS)
     dispatcher = build_dispatcher(project, store)
 
     async def role() -> None:
