@@ -187,7 +187,7 @@ class _Undelivered:
 
 
 def _kill(run: Run, role: str, rng: Random, work: Work) -> bool:
-    """Kill a role at a random moment with work open, once it runs again after the last. False when it had just finished."""
+    """Kill a role, once it runs, at a random moment with work open. False when it had finished that by then."""
     run.until(lambda: run.role(role) is not None, f"{role} runs", 120)
     process = run.role(role)
     time.sleep(rng.uniform(0.2, 2.0))  # the random moment
