@@ -86,7 +86,13 @@ def _connection_error(error: psycopg.OperationalError, parts: Mapping[str, str])
     ):
         if re.search(pattern, text):
             return OutsideError(what, remedy)
-    return OutsideError(f"The source at {place} cannot be reached: {text}.", "Check the source's url and that it runs.")
+    # libpq's own question comes after its reason, and its address is ours already.
+    reason = re.sub(
+        r"^connection failed: |connection to server at .*? failed: |(?:Is|\bis) the server running.*", "", text
+    )
+    return OutsideError(
+        f"The source at {place} cannot be reached: {reason.strip(' .')}.", "Check the source's url and that it runs."
+    )
 
 
 def read_slot(connection: psycopg.Connection[Any], name: str) -> Slot | None:
@@ -143,11 +149,12 @@ def _held(slot: Slot) -> OutsideError:
 
 
 def check_start(stream: StreamSettings, *, snapshot: bool, position: int = 0) -> None:
-    """Raises OutsideError with the first thing that would keep the stream from running."""
+    """Raises OutsideError with all that would keep the stream from running, a line each."""
     with connect(stream.url) as connection:
-        for finding in findings(connection, stream, snapshot=snapshot, position=position):
-            if finding.fatal:
-                raise OutsideError(finding.what, finding.remedy)
+        found = findings(connection, stream, snapshot=snapshot, position=position)
+    fatal = [f"{finding.what} {finding.remedy}".strip() for finding in found if finding.fatal]
+    if fatal:
+        raise OutsideError("\n".join(fatal))
 
 
 def findings(

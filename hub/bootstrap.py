@@ -9,7 +9,7 @@ import psycopg
 
 from hub.capture.role import Outside, entities_of
 from hub.catalogue import Catalogue, Column
-from hub.changes import Feed, lsn_text, parse_lsn
+from hub.changes import Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
 from hub.connector import Kinds, kinds_of_package, read_settings
 from hub.dispatch.dispatcher import Dispatcher
@@ -107,6 +107,13 @@ class StreamOutside(Outside):
         if sources.gap(slot, position):
             return f"the slot {self._slot} stands at {lsn_text(slot.confirmed)}, after the store's {lsn_text(position)}"
         return ""
+
+    def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
+        from cdc import source as sources
+        from cdc.settings import StreamSettings
+
+        settings = StreamSettings(self._source.url, self._slot, plan.columns, catalogue)
+        sources.check_start(settings, snapshot=plan.snapshot, position=plan.position)
 
     def mark(self) -> int:
         from cdc import source as sources

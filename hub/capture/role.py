@@ -1,8 +1,8 @@
 """The capture role: what a stream begins with, and the loop that takes what arrives and works off what is pending."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -37,6 +37,10 @@ class Outside(Protocol):
 
     def missed(self, position: int) -> str:
         """Why the slot no longer holds all that came after `position`; "" when it does."""
+        ...
+
+    def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
+        """OutsideError, with all that has to be mended, when the stream could not be followed as planned."""
         ...
 
     def mark(self) -> int:
@@ -76,31 +80,62 @@ def entities_of(project: Project, stream: str) -> list[EntityConfig]:
     return [e for e in project.entities.values() if not e.derived and stream_of(project, e) == stream]
 
 
-def begin(store: Store, project: Project, stream: str, outside: Outside) -> tuple[StreamState, list[Entity], FeedPlan]:
-    """Decide whether to go on or to take a snapshot, and say which.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a stream begins, decided but not begun."""
 
-    InputError when an entity is not what the stored documents were made with.
+    state: StreamState | None  # as stored; None: the store does not know the stream
+    catalogue: Catalogue
+    entities: Sequence[Entity]
+    plan: FeedPlan
+    missed: str  # why a new snapshot is to be compared; "" for a first one, and where the stream goes on
+
+
+def decide(store: Store, project: Project, stream: str, outside: Outside) -> Start:
+    """Whether to go on or to take a snapshot. Nothing is changed, in the store or outside.
+
+    InputError when an entity is not what the stored documents were made with, or does not fit the source.
+    OutsideError when the source cannot be followed.
     """
     configs = entities_of(project, stream)
-    definitions = {config.name: definition(config) for config in configs}
     state = streams.load_stream(store, stream)
+    missed = ""
     if state is not None and state.state == STREAMING:
-        _require_same(state, definitions)
+        _require_same(state, _definitions(configs))
         missed = outside.missed(state.position)
         if not missed:
             entities = [compile_entity(config, state.catalogue) for config in configs]
-            columns = captured_columns(entities)
-            log.info("stream goes on", extra={"stream": stream, "after": lsn_text(state.position)})
-            return state, entities, FeedPlan(False, state.position, columns)
-        log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": missed})
+            return Start(
+                state, state.catalogue, entities, FeedPlan(False, state.position, captured_columns(entities)), ""
+            )
     catalogue = outside.read_catalogue()
     entities = [compile_entity(config, catalogue) for config in configs]
-    columns = captured_columns(entities)
     if state is None:
         outside.refuse_foreign_slot()
-    state = streams.begin_snapshot(store, stream, catalogue, definitions)
-    log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(columns)})
-    return state, entities, FeedPlan(True, 0, columns)
+    plan = FeedPlan(True, 0, captured_columns(entities))
+    # Before the snapshot is noted as begun: a slot that appears later would be taken for the stream's own.
+    outside.require_ready(catalogue, plan)
+    return Start(state, catalogue, entities, plan, missed)
+
+
+def begin(
+    store: Store, project: Project, stream: str, outside: Outside
+) -> tuple[StreamState, Sequence[Entity], FeedPlan]:
+    """Begin as decided, and say how. Errors as of `decide`."""
+    start = decide(store, project, stream, outside)
+    if start.state is not None and not start.plan.snapshot:
+        log.info("stream goes on", extra={"stream": stream, "after": lsn_text(start.plan.position)})
+        return start.state, start.entities, start.plan
+    if start.missed:
+        log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": start.missed})
+    definitions = _definitions(entities_of(project, stream))
+    state = streams.begin_snapshot(store, stream, start.catalogue, definitions)
+    log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})
+    return state, start.entities, start.plan
+
+
+def _definitions(configs: Iterable[EntityConfig]) -> dict[str, object]:
+    return {config.name: definition(config) for config in configs}
 
 
 def _require_same(state: StreamState, definitions: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from hub.commands.context import ProjectOption, pass_project
-from hub.errors import InputError
+from hub.errors import InputError, OutsideError
 from hub.logs import configure
 
 if TYPE_CHECKING:
@@ -146,21 +146,41 @@ def _changes(project: "Project", store: "Store") -> list[str]:
 
 
 def _capture(project: "Project", stream: str, until_idle: bool) -> None:
-    from hub.bootstrap import StreamOutside
     from hub.locks import hold
     from hub.store.database import open_store
+    from hub.store.streams import note_problem
 
     store = open_store(project.store)
     lock = hold(store, f"capture {stream}")
-    outside = StreamOutside(project, stream)
     try:
-        _follow(project, store, stream, outside, outside.mark() if until_idle else None)
-    except HubError as error:
-        if isinstance(error, OutsideError):
-            note_problem(store, stream, str(error))
+        _follow(project, store, stream, until_idle)
+    except OutsideError as error:
+        note_problem(store, stream, str(error))
         raise
     finally:
         lock.release()
+
+
+def _follow(project: "Project", store: "Store", stream: str, until_idle: bool) -> None:
+    from hub.bootstrap import StreamOutside, build_feed, compile_subscription
+    from hub.capture.role import Role, begin
+    from hub.store.streams import note_problem
+
+    outside = StreamOutside(project, stream)
+    state, entities, plan = begin(store, project, stream, outside)
+    by_name = {entity.name: entity for entity in entities}
+    subscriptions = [compile_subscription(c, by_name) for c in project.subscriptions.values() if c.entity in by_name]
+    role = Role(store, state, entities, subscriptions, project.fan_out, store.listen("capture"))
+    stopped = threading.Event()
+    feed = build_feed(project, store, stream, state.catalogue, plan.columns)
+    try:
+        feed.start(plan)
+        note_problem(store, stream, "")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopped.set())
+        role.run(feed, stopped.is_set, outside.mark() if until_idle else None)
+    finally:
+        feed.close()
 
 
 def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:

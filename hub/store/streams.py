@@ -124,9 +124,11 @@ def save_position(connection: sa.Connection, stream_id: int, position: int) -> N
     connection.exec_driver_sql(sql, (position, now(), stream_id))
 
 
-def save_problem(store: Store, stream_id: int, problem: str) -> None:
+def note_problem(store: Store, name: str, problem: str) -> None:
+    """Why a stream stands still, for `hub status`; "" when it does not. Nothing for a stream that never began."""
+    id = store.find_name("stream", name)
     with store.write() as connection:
-        connection.execute(stream.update().where(stream.c.stream_id == stream_id).values(problem=problem))
+        connection.execute(stream.update().where(stream.c.stream_id == id).values(problem=problem))
 
 
 def complete_snapshot(connection: sa.Connection, state: StreamState, position: int, table_ids: Iterable[int]) -> None:
