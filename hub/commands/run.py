@@ -41,7 +41,10 @@ def run(option: ProjectOption, role: str | None, stream: str | None, until_idle:
     hub run --until-idle          catch up, deliver, end
     hub run --role dispatch       one role
     """
+    from hub.check.later import refuse_later
+
     project = option.project
+    refuse_later(project)
     configure(role or "run")
     if supervised:
         _end_with_stdin()

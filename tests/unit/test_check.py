@@ -7,7 +7,8 @@ import pytest
 
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.check import check
-from hub.errors import Problem
+from hub.check.later import refuse_later
+from hub.errors import Problem, ProjectError
 from hub.project import Project
 from hub.project.files import load, read
 from tests.unit.test_project_files import ENVIRONMENT
@@ -279,7 +280,6 @@ has_many:
     [
         (SUBSCRIPTION, "match:", "on: [created, snapshot]\nmatch:", "'changed' is about updates"),
         (SUBSCRIPTION, "when:", "delivery: {retry: [10h], expire: 5h}\nwhen:", "'retry' goes on longer than 'expire'"),
-        (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", "A batch of one never waits"),
         ("hub.yaml", "hub: shop", "hub: shop\nconsole: {listen: '0.0.0.0:80'}", "without a token"),
         (
             "hub.yaml",
@@ -305,7 +305,6 @@ def test_lints(tmp_path: Path, file: str, old: str, new: str, said: str) -> None
         (SUBSCRIPTION, "doc.lines | length < 100", "doc.lines | < 100", "where"),
         (SUBSCRIPTION, "{{ doc.customer.name }}", "{{ doc.customer.name", "body.name"),
         (SUBSCRIPTION, 'lines[*].quantity"', 'lines["', "changed"),
-        (SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:", "'delay' is not shorter"),
         (ENTITY, "exclude: [internal_note]", "exclude: [a], rename: {a: b}", "renamed, but left out"),
         (ENTITY, "exclude: [internal_note]", "include: [a, b], rename: {a: b}", "which is a column too"),
         (ENTITY, "exclude: [internal_note]", "include: [id, lines]", "both named 'lines'"),
@@ -322,13 +321,44 @@ def test_what_is_wrong_without_a_catalogue(tmp_path: Path, file: str, old: str, 
 
 
 def test_nothing_is_asked_of_a_derived_entity(tmp_path: Path) -> None:
-    """It has no table to look for; a destination that may not forward is a note."""
+    """It has no table to look for, only this version to wait for; a destination that may not forward is a note."""
     more = {"entities/score.yaml": "entity: score\nderived: true\nfrom: [crm]\n"}
 
     problems, notes = judged(project(tmp_path, more=more))
 
-    assert not problems
+    assert [problem.what for problem in problems] == ["This version does not have derived entities yet."]
     assert any("may not forward" in note.what for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("hub.yaml", "sources: {main: {", "sources: {main: {kafka: {bootstrap: 'k:9092'}, ", ["distributed mode"]),
+        ("destinations/crm.yaml", "connector:", "answers: [reschedule]\nconnector:", ["'answers'"]),
+        (SUBSCRIPTION, "when:", "delivery: {mode: latest}\nwhen:", ["delivery mode 'latest'"]),
+        (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", ["batches", "A batch of one never waits"]),
+        (SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:", ["'delay'", "'delay' is not shorter"]),
+    ],
+)
+def test_what_this_version_does_not_do_is_refused(
+    tmp_path: Path, file: str, old: str, new: str, said: list[str]
+) -> None:
+    """At its place, by check and by run alike: nothing that was written is silently left undone."""
+    found = project(tmp_path, file, old, new)
+
+    problems, notes = judged(found, None)
+    assert all(any(part in problem.what for problem in (*problems, *notes)) for part in said)
+    refused = next(problem for problem in problems if said[0] in problem.what)
+    assert (refused.file, refused.line > 0, bool(refused.remedy)) == (file, True, True)
+    with pytest.raises(ProjectError, match="This version does not have"):
+        refuse_later(found)
+
+
+def test_a_projects_own_connectors_are_refused(tmp_path: Path) -> None:
+    """They are not loaded yet, so a file that waits for it is named."""
+    (problem,) = judged(project(tmp_path, more={"connectors/fax.py": ""}), None)[0]
+
+    assert (problem.file, "connectors" in problem.what) == ("connectors/fax.py", True)
 
 
 def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
