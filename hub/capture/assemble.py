@@ -99,6 +99,11 @@ class Assembler:
         rows = view.found(self._by_key, self.root_value(key))
         return [self._row_key(row) for row in rows if self.key_of(row) == key]
 
+    def without_row(self, view: View, keys: Sequence[str]) -> list[str]:
+        """Those of `keys` that lead to no row."""
+        view.load_found(self._by_key, [self.root_value(key) for key in keys])
+        return [key for key in keys if not self.root_row_keys(view, key)]
+
     def root_value(self, key: str) -> str:
         """A document key as the value that its root row is found by."""
         if self._by_key.direct:

@@ -18,7 +18,7 @@ from itertools import groupby
 import sqlalchemy as sa
 
 from hub.capture.assemble import Assembler, Reached
-from hub.capture.fan_out import is_past, make_piece
+from hub.capture.fan_out import FanOuts, is_past
 from hub.capture.images import TooMany, Touched, View
 from hub.capture.layout import Layout, Row, make_layout
 from hub.capture.sweep import Sweep
@@ -79,6 +79,7 @@ class Capture:
         }
         with store.read() as connection:
             self.pending = streams.load_fan_outs(connection, state.id)
+        self._fan_outs = FanOuts(self)
         self._sweep = Sweep(self)
         self._entity_names = {published.id: name for name, published in self.published.items()}
         self._group = GROUP
@@ -90,7 +91,7 @@ class Capture:
 
     def work(self) -> bool:
         """Do one piece of what is pending. False when there is nothing to do but to wait for arrivals."""
-        return make_piece(self) or self._sweep.piece()
+        return self._fan_outs.piece() or self._sweep.piece()
 
     def look_again(self) -> None:
         """Take up the fan-outs that others asked for, as `hub verify --repair` does."""
@@ -141,7 +142,7 @@ class Capture:
                 self._apply_group(group)
                 group, size = [], 0
                 if self._loads():
-                    make_piece(self)
+                    self._fan_outs.piece()
             if large:
                 self._apply_large(transaction)
             else:
@@ -263,7 +264,7 @@ class Capture:
         """The pending fan-outs that will make this document, oldest first."""
         assembler = self.assemblers[entity]
         visited = assembler.visits(view, key)
-        found = streams.items_among(connection, self.published[entity].id, {value for _, value in visited})
+        found = streams.items_among(connection, self.published[entity].id, visited)
         ids = {
             id
             for id, node, value, cursor in found
@@ -370,7 +371,7 @@ class Capture:
                     run += 1
                     items |= self._truncate(view, {change.table for change in several}, run)
                 else:
-                    items |= self._items(self._touch(view, several))
+                    items |= self._items(self._touch(view, self._loaded(view, several)))
         with self.store.write() as connection:
             write_view(connection, view, run)
             streams.save_items(connection, fan_out.id, items)
@@ -378,6 +379,14 @@ class Capture:
             self._save_run(connection, view, run)
         self.run = run
         self.floors = view.floors
+
+    def _loaded(self, view: View, changes: Iterable[RowChange]) -> Sequence[RowChange]:
+        """The changes, once the rows as they were have been read in one statement a table."""
+        several = [change for change in changes if change.table not in self.drifted]
+        for table in {change.table for change in several}:
+            key = self.layout.tables[table].key
+            view.load(table, [key(change.values) for change in several if change.table == table])
+        return several
 
     def _truncate(self, view: View, tables: Collection[str], run: int) -> set[tuple[int, int, str]]:
         """Every document that could embed a row of these tables is to be made again."""

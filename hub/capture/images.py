@@ -143,6 +143,8 @@ class View:
         left = lookup.value(old) if old is not None else None
         joins = lookup.value(new) if new is not None else None
         if left == joins:
+            if joins is not None and (joins, key) in self.moved.get(lookup.id, {}):
+                self.moved[lookup.id][joins, key] = True  # a truncate parted what now comes again
             return
         have = self._references.get(lookup.id, {})
         moved = self.moved.setdefault(lookup.id, {})

@@ -36,12 +36,26 @@ class Statements:
             f"WHERE d.entity_id = {mark} AND d.key = w.value AND d.version = "
             f"(SELECT max(n.version) FROM document n WHERE n.entity_id = {mark} AND n.key = w.value)"
         )
+        node, key = (
+            ("json_extract(w.value, '$[0]')", "json_extract(w.value, '$[1]')") if sqlite else ("w.node", "w.key")
+        )
+        pairs = f"json_each({mark}) w" if sqlite else f"unnest({mark}::smallint[], {mark}::text[]) AS w(node, key)"
+        self.items = (
+            f"SELECT i.fan_out_id, i.node, i.key, i.cursor FROM {pairs} CROSS JOIN fan_out_item i "
+            f"WHERE i.entity_id = {mark} AND i.node = {node} AND i.key = {key}"
+        )
 
     def _each(self, alias: str) -> str:
         return f"json_each({self.mark}) {alias}" if self.sqlite else f"unnest({self.mark}::text[]) AS {alias}(value)"
 
     def keys(self, keys: Collection[str]) -> Any:
         return msgspec.json.encode(list(keys)).decode() if self.sqlite else list(keys)
+
+    def pairs(self, pairs: Collection[tuple[int, str]]) -> tuple[Any, ...]:
+        """The parameters that stand for (number, text) pairs."""
+        if self.sqlite:
+            return (msgspec.json.encode(list(pairs)).decode(),)
+        return [number for number, _ in pairs], [text for _, text in pairs]
 
     def insert(self, table: str, columns: Sequence[str], conflict: str = "") -> str:
         names = ", ".join(f'"{column}"' for column in columns)

@@ -59,6 +59,14 @@ class FanOutItem(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
+class Place(msgspec.Struct, frozen=True):
+    """How far a fan-out's items have been gone through."""
+
+    entity_id: int
+    node: int
+    after: str | None = None  # the last key that is done; None: none is
+
+
 def load_stream(store: Store, name: str) -> StreamState | None:
     id = store.find_name("stream", name)
     if id is None:
@@ -280,12 +288,27 @@ def load_fan_outs(connection: sa.Connection, stream_id: int) -> list[FanOut]:
     ]
 
 
-def next_items(connection: sa.Connection, fan_out_id: int, limit: int) -> list[FanOutItem]:
-    """The next items, all of one entity and node. The deepest node comes first: it leads to the others."""
+def next_items(connection: sa.Connection, fan_out_id: int, limit: int, place: Place | None = None) -> list[FanOutItem]:
+    """The next items in the order of keys, all of one entity and node; `place` saves the search for where to go on.
+
+    The deepest node comes first, since it leads to the others: while one is gone through, it gets no new items.
+    """
+    if place is not None and (items := _items_after(connection, fan_out_id, place, limit)):
+        return items
     i = fan_out_item.c
-    query = sa.select(i.entity_id, i.node, i.key, i.cursor).where(i.fan_out_id == fan_out_id)
-    rows = connection.execute(query.order_by(i.node.desc(), i.entity_id).limit(limit)).all()
-    return [FanOutItem(*row) for row in rows if row[:2] == rows[0][:2]]
+    query = sa.select(i.entity_id, i.node).where(i.fan_out_id == fan_out_id).order_by(i.node.desc(), i.entity_id)
+    first = connection.execute(query.limit(1)).first()
+    return [] if first is None else _items_after(connection, fan_out_id, Place(first.entity_id, first.node), limit)
+
+
+def _items_after(connection: sa.Connection, fan_out_id: int, place: Place, limit: int) -> list[FanOutItem]:
+    i = fan_out_item.c
+    query = sa.select(i.entity_id, i.node, i.key, i.cursor).where(
+        i.entity_id == place.entity_id, i.node == place.node, i.fan_out_id == fan_out_id
+    )
+    if place.after is not None:
+        query = query.where(i.key > place.after)
+    return [FanOutItem(*row) for row in connection.execute(query.order_by(i.key).limit(limit))]
 
 
 def _item(fan_out_id: int, item: FanOutItem) -> sa.ColumnElement[bool]:
@@ -297,8 +320,9 @@ def save_cursor(connection: sa.Connection, fan_out_id: int, item: FanOutItem, cu
     connection.execute(fan_out_item.update().where(_item(fan_out_id, item)).values(cursor=cursor))
 
 
-def finish_item(connection: sa.Connection, fan_out_id: int, item: FanOutItem) -> None:
-    connection.execute(fan_out_item.delete().where(_item(fan_out_id, item)))
+def finish_items(connection: sa.Connection, fan_out_id: int, items: Iterable[FanOutItem]) -> None:
+    sql = statements(connection).delete("fan_out_item", ("entity_id", "node", "key", "fan_out_id"))
+    write_many(connection, sql, [(item.entity_id, item.node, item.key, fan_out_id) for item in items])
 
 
 def count_made(connection: sa.Connection, fan_out_id: int, made: int) -> None:
@@ -314,12 +338,11 @@ def finish_fan_out(connection: sa.Connection, fan_out_id: int) -> None:
 
 
 def items_among(
-    connection: sa.Connection, entity_id: int, keys: Collection[str]
-) -> list[tuple[int, int, str, str | None]]:
-    """(fan-out id, node, key, cursor) of the pending items with one of these keys, and of those that mean every one."""
-    i = fan_out_item.c
-    query = sa.select(i.fan_out_id, i.node, i.key, i.cursor).where(i.entity_id == entity_id, i.key.in_([*keys, ""]))
-    return [(id, node, key, cursor) for id, node, key, cursor in connection.execute(query)]
+    connection: sa.Connection, entity_id: int, keys: Collection[tuple[int, str]]
+) -> Sequence[tuple[int, int, str, str | None]]:
+    """(fan-out id, node, key, cursor) of the pending items at one of these (node, key), or that mean every document."""
+    sql = statements(connection)
+    return connection.exec_driver_sql(sql.items, (*sql.pairs([*keys, EVERY]), entity_id)).fetchall()
 
 
 def page_of_references(connection: sa.Connection, lookup_id: int, value: str, after: str, limit: int) -> Sequence[str]:
