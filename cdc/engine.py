@@ -95,7 +95,7 @@ class EngineFeed:
                 decode(joined.payload), joined.reached, joined.closing, holds_unavailable(joined.payload)
             )
             if arrivals:
-                return Batch(arrivals, partial(self._stored, joined.last))
+                return Batch(arrivals, partial(self._stored, joined))
             if time.monotonic() >= end:
                 return None
 
@@ -119,8 +119,10 @@ class EngineFeed:
         with contextlib.suppress(Exception):  # it has ended already, or is wedged: the process ends either way
             self._engine.close()
 
-    def _stored(self, record: Any) -> None:
-        self._durable = record
+    def _stored(self, joined: _Joined) -> None:
+        # Without a commit in its offset Debezium would confirm a place amid a transaction, which the store is not at.
+        if joined.reached:
+            self._durable = joined.last
 
     def _look_after(self, arrived: bool = False) -> None:
         """What the taker's thread does in passing: the watch over the slot, and the limit on a start that hangs."""

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cdc.catalogue import read_catalogue
 from cdc.settings import HEARTBEAT_PREFIX, StreamSettings, parse_url
 from cdc.values import quote, unsupported
 from hub.catalogue import Catalogue, Table
-from hub.changes import SchemaDrift, lsn_text, parse_lsn
+from hub.changes import Missed, SchemaDrift, lsn_text, parse_lsn
 from hub.errors import OutsideError
 
 CONNECT_SECONDS = 10
@@ -151,10 +151,40 @@ def _held(slot: Slot) -> OutsideError:
 def check_start(stream: StreamSettings, *, snapshot: bool, position: int = 0) -> None:
     """Raises OutsideError with all that would keep the stream from running, a line each."""
     with connect(stream.url) as connection:
+        if not snapshot:
+            stream = _still_there(connection, stream)
+            if cut := _cut(connection, stream):
+                raise Missed(cut.what, cut.remedy)
         found = findings(connection, stream, snapshot=snapshot, position=position)
     fatal = [f"{finding.what} {finding.remedy}".strip() for finding in found if finding.fatal]
     if fatal:
         raise OutsideError("\n".join(fatal))
+
+
+def _still_there(connection: psycopg.Connection[Any], stream: StreamSettings) -> StreamSettings:
+    """The stream without what its tables have lost: their documents are held, the others go on."""
+    live = read_columns(connection, stream.columns)
+    columns = {
+        table: tuple(name for name in names if name in live[table])
+        for table, names in stream.columns.items()
+        if table in live
+    }
+    return msgspec.structs.replace(stream, columns=columns)
+
+
+def _cut(connection: psycopg.Connection[Any], stream: StreamSettings) -> Finding | None:
+    """Tables that are there and no longer published: their changes are gone for good."""
+    publication = read_publication(connection, stream.slot)
+    published = publication.tables.keys() if publication else set()
+    if publication and publication.all_tables:
+        return None
+    cut = sorted(read_columns(connection, stream.columns).keys() - published)
+    if not cut:
+        return None
+    return _fatal(
+        f"The publication {stream.slot} no longer has {', '.join(cut)}.",
+        "Run the SQL of `hub source sql`; a compared snapshot then finds what was missed.",
+    )
 
 
 def findings(
@@ -474,10 +504,17 @@ GROUP BY 1
 """
 
 
+def read_columns(connection: psycopg.Connection[Any], tables: Iterable[str]) -> dict[str, frozenset[str]]:
+    """By table that is there: the columns it has now."""
+    rows = connection.execute(_COLUMNS, [list(tables)]).fetchall()
+    return {table: frozenset(columns) for table, columns in rows}
+
+
 class Watch:
     """A connection of our own beside the stream: it helps an idle slot on, and sees when the slot is lost.
 
-    It also sees columns that were added: row events hold those that are captured, so they cannot show them.
+    It also sees columns come and go: row events hold those that are captured, so they cannot show an added one, and
+    a column that is dropped may take its whole table out of the publication.
     """
 
     def __init__(self, stream: StreamSettings) -> None:
@@ -486,7 +523,9 @@ class Watch:
         self._arrived = time.monotonic()
         self._looked = time.monotonic()
         self._seen = False  # the slot has been there: a snapshot's is made by Debezium, which takes its time
-        self._columns = {name: {c.name for c in stream.catalogue.tables[name].columns} for name in stream.columns}
+        self._columns = {
+            name: frozenset(column.name for column in stream.catalogue.tables[name].columns) for name in stream.columns
+        }
         self.drifts: list[SchemaDrift] = []  # not yet handed over
         self._told = 0  # WAL position after our last message
 
@@ -522,17 +561,21 @@ class Watch:
             finding = lost(slot.name)
             return OutsideError(finding.what, finding.remedy)
         self._look_at_columns(self._connection)
+        if cut := _cut(self._connection, self._stream):
+            return Missed(cut.what, cut.remedy)
         if quiet:
             self._help_on(self._connection)
         return None
 
     def _look_at_columns(self, connection: psycopg.Connection[Any]) -> None:
-        rows = connection.execute(_COLUMNS, [list(self._columns)]).fetchall()
-        for table, columns in rows:
-            added = sorted(set(columns) - self._columns[table])
-            if added:
-                self._columns[table].update(added)
-                self.drifts.append(SchemaDrift(table, (), tuple(added)))
+        live = read_columns(connection, self._columns)
+        for table, known in self._columns.items():
+            columns = live.get(table, frozenset())
+            gone = sorted(set(self._stream.columns[table]) & known - columns)
+            added = sorted(columns - known)
+            if gone or added:
+                self._columns[table] = columns
+                self.drifts.append(SchemaDrift(table, tuple(gone), tuple(added)))
 
     def _help_on(self, connection: psycopg.Connection[Any]) -> None:
         """A message in the log, where others have moved the log on, gives the slot something to confirm."""

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hub.errors import OutsideError
+
 
 class Operation(enum.Enum):
     """What happened to a row, by Debezium's letter."""
@@ -98,6 +100,10 @@ class FeedPlan(msgspec.Struct, frozen=True):
     snapshot: bool  # take a snapshot first, on a new slot; otherwise go on from the slot
     position: int = 0  # commit LSN of the last transaction that the store holds
     columns: Mapping[str, Sequence[str]] = {}  # by table: the columns to capture, catalogue order
+
+
+class Missed(OutsideError):
+    """Changes are gone for good: the stream has to begin anew, with a snapshot that is compared."""
 
 
 class Feed(Protocol):

@@ -38,6 +38,7 @@ class Node:
     refresh: bool  # a change of its rows makes a new version; False also below a node where it is False
     children: tuple[int, ...]
     used: frozenset[str]  # columns that can alter the document or its place in it
+    takes_new: bool = True  # a column that its table gains becomes a field with the next snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def _append(
         refresh=refresh and relation.refresh,
         children=(),
         used=frozenset(),
+        takes_new=relation.columns.include is None and not through,
     )
     nodes.append(node)
     children = tuple(_add(nodes, child, catalogue, node, node.refresh) for child in relation.relations)

@@ -463,12 +463,15 @@ class Capture:
         if kept is None:
             return
         gone = [column for column in drift.gone if column in kept.columns]
-        sentence = _drift_sentence(drift.table, gone, drift.added)
+        open_to_new = any(node.takes_new for _, node in self.layout.nodes[drift.table])
+        sentences = _drift_sentences(drift.table, gone, drift.added if open_to_new else ())
         with self.store.write() as connection:
-            streams.save_drift(connection, kept.id, sentence)
+            for sentence in sentences:
+                streams.add_drift(connection, kept.id, sentence)
         if gone:
             self.drifted.add(drift.table)
-        log.warning("table changed", extra={"table": drift.table, "sentence": sentence})
+        for sentence in sentences:
+            log.warning("table changed", extra={"table": drift.table, "sentence": sentence})
 
 
 def _published(store: Store, entities: Sequence[Entity], subscriptions: Iterable[Subscription]) -> dict[str, Published]:
@@ -501,13 +504,13 @@ def _expected(change: RowChange, old: Row | None, columns: int) -> Row | None:
     return {**old, **change.values} if old is not None else None
 
 
-def _drift_sentence(table: str, gone: Sequence[str], added: Sequence[str]) -> str:
-    parts = []
+def _drift_sentences(table: str, gone: Sequence[str], added: Sequence[str]) -> list[str]:
+    found = []
     if gone:
-        parts.append(f"{table} no longer has {', '.join(gone)}: its documents are held as they were")
+        found.append(f"{table} no longer has {', '.join(gone)}: its documents are held as they were.")
     if added:
-        parts.append(f"{table} has {', '.join(added)} now, which no document shows yet")
-    return "; ".join(parts)
+        found.append(f"{table} has {', '.join(added)} now, which no document shows yet.")
+    return found
 
 
 def _holds(drift: str) -> bool:

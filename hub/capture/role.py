@@ -9,10 +9,10 @@ import msgspec
 
 from hub.capture.capture import Capture
 from hub.catalogue import Catalogue
-from hub.changes import Batch, Feed, FeedPlan, lsn_text
+from hub.changes import Batch, Feed, FeedPlan, Missed, lsn_text
 from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
-from hub.errors import InputError, OutsideError
+from hub.errors import InputError
 from hub.project import EntityConfig, Project
 from hub.store import streams
 from hub.store.database import Store
@@ -46,10 +46,6 @@ class Outside(Protocol):
     def mark(self) -> int:
         """Write a mark into the log, which arrives as progress; its LSN."""
         ...
-
-
-class Resnapshot(OutsideError):
-    """The stream has to begin anew: the process ends, and the next one takes a snapshot."""
 
 
 def definition(config: EntityConfig) -> dict[str, Any]:
@@ -168,7 +164,7 @@ class Role:
         self.capture = Capture(store, state, entities, subscriptions, fan_out)
 
     def run(self, feed: Feed, stopped: Callable[[], bool], goal: int | None = None) -> None:
-        """Until `stopped`, or all up to `goal` is done with. Resnapshot when one was asked for."""
+        """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for."""
         busy = True
         while not stopped():
             if self._bell.wait(0):
@@ -189,4 +185,4 @@ class Role:
     def _require_streaming(self) -> None:
         state = streams.load_stream(self._store, self._stream)
         if state is not None and state.state == RESNAPSHOT:
-            raise Resnapshot("A new snapshot was asked for.", "The next start takes it.")
+            raise Missed("A new snapshot was asked for.", "The next start takes it.")

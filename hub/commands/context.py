@@ -1,5 +1,6 @@
 """What every command shares: the project, the store, how results are printed, and the edge where errors end."""
 
+import errno
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hub.errors import HubError, InputError
+from hub.errors import HubError, InputError, OutsideError
 
 if TYPE_CHECKING:
     from hub.project import Project
@@ -37,6 +38,10 @@ class ProjectOption:
         return open_store(self.project.store)
 
 
+# What the file system may answer to a write.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+_FREE = "Free some space or raise the limit; nothing stored is lost."
+
 pass_project = click.make_pass_decorator(ProjectOption)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object; for lists one a line.")
@@ -54,6 +59,28 @@ class HubGroup(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             context.exit(0)
+        except Exception as error:
+            told = _outside(error)
+            if told is None:
+                raise
+            click.echo(f"hub: {told}", err=True)
+            context.exit(told.exit_code)
+
+
+def _outside(error: Exception) -> OutsideError | None:
+    """What the store's database or the machine's files have against us; None when the error is the hub's own."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        return OutsideError(f"{error.filename or 'A file'} cannot be written: {error.strerror}.", _FREE)
+    import psycopg
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, psycopg.OperationalError | psycopg.errors.InsufficientPrivilege):
+        return OutsideError(f"Postgres ends it: {str(error).strip().splitlines()[0]}.", "`hub doctor` looks closer.")
+    if isinstance(error, OperationalError):
+        said = str(error.orig).strip().splitlines()[0].rstrip(".")
+        remedy = _FREE if "full" in said or "No space" in said else "Check `store:` in hub.yaml, and that it runs."
+        return OutsideError(f"The store cannot be used: {said}.", remedy)
+    return None
 
 
 def echo_json(value: Any) -> None:

@@ -51,6 +51,7 @@ def run(option: ProjectOption, role: str | None, stream: str | None, until_idle:
     if role == "capture":
         _capture(project, _stream(project, stream), until_idle)
     elif role == "dispatch":
+        os.chdir(project.directory)  # a connector's paths are relative to the project, wherever `hub` is called
         _dispatch(project, until_idle, supervised)
     else:
         _supervise(option, until_idle)
@@ -149,9 +150,10 @@ def _changes(project: "Project", store: "Store") -> list[str]:
 
 
 def _capture(project: "Project", stream: str, until_idle: bool) -> None:
+    from hub.changes import Missed
     from hub.locks import hold
     from hub.store.database import open_store
-    from hub.store.streams import note_problem
+    from hub.store.streams import ask_resnapshot, note_problem
 
     store = open_store(project.store)
     lock = hold(store, f"capture {stream}")
@@ -159,6 +161,8 @@ def _capture(project: "Project", stream: str, until_idle: bool) -> None:
         _follow(project, store, stream, until_idle)
     except OutsideError as error:
         note_problem(store, stream, str(error))
+        if isinstance(error, Missed):
+            ask_resnapshot(store, stream)
         raise
     finally:
         lock.release()

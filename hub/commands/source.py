@@ -7,6 +7,7 @@ import click
 
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
 from hub.errors import FaultError, HubError, OutsideError
+from hub.locks import owner
 from hub.store.streams import ask_resnapshot, load_stream
 
 
@@ -38,7 +39,7 @@ def sql(option: ProjectOption, url: str) -> None:
 def resnapshot(option: ProjectOption, stream: str | None) -> None:
     """Ask for a new snapshot of STREAM, or of all: it is compared, and only differences are sent.
 
-    It is taken when `hub run` next starts.
+    Where `hub run` runs, it begins anew by itself; otherwise with its next start.
 
     \b
     Example: hub source resnapshot main/main
@@ -48,7 +49,9 @@ def resnapshot(option: ProjectOption, stream: str | None) -> None:
     names = stream_names(option.project)
     for name in [known(stream, names, "stream")] if stream else names:
         asked = ask_resnapshot(option.store, name)
-        click.echo(f"{name}: {'a new snapshot is taken at the next start' if asked else 'its first snapshot is due'}.")
+        runs = owner(option.store, f"capture {name}") is not None
+        when = "is taken now" if runs else "is taken at the next start"
+        click.echo(f"{name}: {f'a new snapshot {when}' if asked else 'its first snapshot is due'}.")
 
 
 @click.command()

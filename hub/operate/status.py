@@ -96,8 +96,8 @@ class Status:
 def _stream_problems(stream: StreamStatus) -> Iterable[str]:
     if stream.problem:
         yield f"Stream {stream.name} stands still: {stream.problem}"
-    for table, drift in stream.drift:
-        yield f"{table}: {drift} Mend the entity, then `hub source resnapshot`."
+    for _, drift in stream.drift:
+        yield f"{drift} Mend the entity, then `hub source resnapshot`."
     if stream.log.unreachable:
         yield f"Source of {stream.name} unreachable: {stream.log.unreachable} `hub doctor` looks closer."
     elif stream.state == "not started":

@@ -176,21 +176,30 @@ def save_swept(connection: sa.Connection, table_id: int, swept: int) -> None:
     _save_table(connection, table_id, swept=swept)
 
 
-def save_drift(connection: sa.Connection, table_id: int, drift: str) -> None:
-    _save_table(connection, table_id, drift=drift)
+def add_drift(connection: sa.Connection, table_id: int, sentence: str) -> None:
+    """Add to what has changed in a table's columns; what is known already is seen anew with every start."""
+    query = sa.select(table_state.c.drift).where(table_state.c.table_id == table_id)
+    known = connection.execute(query).scalar() or ""
+    if sentence not in known:
+        _save_table(connection, table_id, drift=f"{known} {sentence}".strip())
 
 
 def save_run(connection: sa.Connection, stream_id: int, run: int) -> None:
     connection.execute(stream.update().where(stream.c.stream_id == stream_id).values(run=run))
 
 
+def _after(column: sa.ColumnElement[str], after: str | None) -> sa.ColumnElement[bool]:
+    """None is the beginning: an empty text is a key like any other."""
+    return sa.true() if after is None else column > after
+
+
 def page_of_images(
-    connection: sa.Connection, table_id: int, after: str, limit: int
+    connection: sa.Connection, table_id: int, after: str | None, limit: int
 ) -> Sequence[tuple[str, int, bytes]]:
     """(key, run, image) in the order of keys."""
     query = (
         sa.select(row_image.c.key, row_image.c.run, row_image.c.image)
-        .where(row_image.c.table_id == table_id, row_image.c.key > after)
+        .where(row_image.c.table_id == table_id, _after(row_image.c.key, after))
         .order_by(row_image.c.key)
         .limit(limit)
     )
@@ -345,22 +354,25 @@ def items_among(
     return connection.exec_driver_sql(sql.items, (*sql.pairs([*keys, EVERY]), entity_id)).fetchall()
 
 
-def page_of_references(connection: sa.Connection, lookup_id: int, value: str, after: str, limit: int) -> Sequence[str]:
+def page_of_references(
+    connection: sa.Connection, lookup_id: int, value: str, after: str | None, limit: int
+) -> Sequence[str]:
     """Row keys that a value leads to, in their order."""
     query = (
         sa.select(row_reference.c.row_key)
-        .where(row_reference.c.lookup_id == lookup_id, row_reference.c.value == value, row_reference.c.row_key > after)
+        .where(row_reference.c.lookup_id == lookup_id, row_reference.c.value == value)
+        .where(_after(row_reference.c.row_key, after))
         .order_by(row_reference.c.row_key)
         .limit(limit)
     )
     return connection.execute(query).scalars().all()
 
 
-def page_of_keys(connection: sa.Connection, entity_id: int, after: str, limit: int) -> Sequence[str]:
+def page_of_keys(connection: sa.Connection, entity_id: int, after: str | None, limit: int) -> Sequence[str]:
     """Keys of which the journal has documents, in their order."""
     query = (
         sa.select(document.c.key)
-        .where(document.c.entity_id == entity_id, document.c.key > after)
+        .where(document.c.entity_id == entity_id, _after(document.c.key, after))
         .distinct()
         .order_by(document.c.key)
         .limit(limit)
