@@ -158,26 +158,34 @@ class Capture:
     # a group of transactions
 
     def _apply_group(self, transactions: Sequence[Transaction]) -> None:
-        fan_outs: list[tuple[Commit, Reached]] = []
+        while transactions:
+            transactions = transactions[self._apply_some(transactions) :]
+
+    def _apply_some(self, transactions: Sequence[Transaction]) -> int:
+        """Apply the transactions up to the first that begins a fan-out, which those after it have to know of."""
+        wide: Reached | None = None
+        commit = transactions[-1].commit
         with self.store.read() as connection:
             view, versions = self.open(connection)
-            self._warm(view, versions, [change for transaction in transactions for change in transaction.changes])
-            for transaction in transactions:
+            changes = [c for transaction in transactions for c in transaction.changes if c.table not in self.drifted]
+            self._warm(view, versions, changes)
+            for applied, transaction in enumerate(transactions, 1):
                 reached = self._touch(view, transaction.changes)
                 documents = self._documents(view, reached)
                 if documents is None:
-                    fan_outs.append((transaction.commit, reached))
-                else:
-                    self._make(connection, view, versions, transaction.commit, documents)
+                    wide, commit = reached, transaction.commit
+                    break
+                self._make(connection, view, versions, transaction.commit, documents)
         started = time.monotonic()
         with self.store.write() as connection:
             write_view(connection, view, self.run)
             self.write_versions(connection, versions)
-            begun = [self._begin_fan_out(connection, commit, reached) for commit, reached in fan_outs]
-            streams.save_position(connection, self.state.id, transactions[-1].commit.lsn)
+            begun = [self._begin_fan_out(connection, commit, wide)] if wide is not None else []
+            streams.save_position(connection, self.state.id, commit.lsn)
         self._adapt(time.monotonic() - started)
-        self.position = transactions[-1].commit.lsn
+        self.position = commit.lsn
         self.pending += begun
+        return applied
 
     def _adapt(self, took: float) -> None:
         """Keep the time that a store transaction holds the write lock near its target."""

@@ -115,19 +115,22 @@ def row_key(columns: tuple[str, ...]) -> Callable[[Row], str]:
 
 
 def join_value(table: Table, columns: tuple[str, ...]) -> JoinValue:
-    """The text by which rows are joined: equal values give equal texts, whatever the column's scale or case."""
+    """The text by which rows are joined: equal values give equal texts, whatever the column's scale or case.
+
+    A row of an older snapshot may lack a column that is joined by since: it is found by nothing then.
+    """
     normalisers = tuple(_normaliser(table, column) for column in columns)
     if len(columns) == 1 and normalisers[0] is None:
         column = columns[0]
 
         def single(row: Row) -> str | None:
-            value = row[column]
+            value = row.get(column)
             return value if value is None or value.__class__ is str else key_text((value,))
 
         return single
 
     def composite(row: Row) -> str | None:
-        values = [row[column] for column in columns]
+        values = [row.get(column) for column in columns]
         if None in values:
             return None
         return key_text([normal(v) if normal else v for normal, v in zip(normalisers, values, strict=True)])
@@ -146,7 +149,8 @@ def _plain_number(value: Any) -> Any:
     number = Decimal(str(value))
     if not number.is_finite():
         return str(value)
-    return int(number) if number == number.to_integral_value() else format(number.normalize(), "f")
+    # Not by normalize(), which rounds to 28 digits.
+    return int(number) if number == number.to_integral_value() else format(number, "f").rstrip("0")
 
 
 _NORMALISERS: dict[Kind, Callable[[Any], Any]] = {

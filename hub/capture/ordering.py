@@ -79,6 +79,7 @@ _ELEMENT: dict[Kind, SortKey] = {
     Kind.DATE: _date,
     Kind.TIMESTAMP: _date,
     Kind.TIMESTAMPTZ: _date,
+    Kind.TIMETZ: lambda value: value.removesuffix("Z"),
     Kind.INTERVAL: _interval,
     Kind.BYTEA: base64.b64decode,
 }
