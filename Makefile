@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services bench-capture oracle clean
+.PHONY: help setup demo test lint services bench-capture oracle large clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -36,6 +36,9 @@ bench-capture: setup services ## row changes a second, the hub against the bare 
 
 oracle: setup services ## the long run of the oracle: random schemas and transactions against plain SQL
 	HUB_ORACLE_COMMITS=5000 $(BIN)/python -m pytest tests/acceptance -k oracle --timeout 7200
+
+large: setup services ## large commits at full size: a hot parent of 100,000 documents, a transaction of 500,000 rows
+	HUB_LARGE=1 $(BIN)/python -m pytest tests/integration/test_large_commits.py -s
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -72,7 +72,7 @@ class Assembler:
             step = self.steps[node]
             parent = self.steps[step.node.parent]
             assert step.up is not None
-            if parent.node.index == 0 and step.up.direct and self._by_key.direct:
+            if self.names_document(node):
                 return values
             view.load_found(step.up, values, limit)
             rows = [row for value in values for row in view.found(step.up, value)]
@@ -82,6 +82,11 @@ class Assembler:
             values = {value for row in rows if (value := parent.up_value(row)) is not None}
             node = parent.node.index
         return values
+
+    def names_document(self, node: int) -> bool:
+        """Whether the value that joins this node's rows to their parent is the key of a document."""
+        step = self.steps[node]
+        return step.up is not None and step.node.parent == 0 and step.up.direct and self._by_key.direct
 
     # what they look like
 

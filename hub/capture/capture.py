@@ -412,8 +412,11 @@ class Capture:
                 streams.save_floor(connection, self.layout.tables[table].id, floor)
 
     def _items(self, reached: Reached) -> set[tuple[int, int, str]]:
+        """What is joined to its root by the document's key is that document: it is made once for both."""
         return {
-            (self.published[entity].id, node, value) for (entity, node), values in reached.items() for value in values
+            (self.published[entity].id, 0 if self.assemblers[entity].names_document(node) else node, value)
+            for (entity, node), values in reached.items()
+            for value in values
         }
 
     def _begin_fan_out(self, connection: sa.Connection, commit: Commit, reached: Reached) -> FanOut:
