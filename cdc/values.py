@@ -69,6 +69,8 @@ def converter(column: Column) -> Converter | None:
     """What turns a non-null value of the stream into the document's; None when it is the same."""
     if column.array:
         element = ELEMENTS.get(column.base) or _text
+        if column.kind in (Kind.JSON, Kind.HSTORE):
+            return lambda text: _json_text(parse_array(text, element))
         return lambda text: parse_array(text, element)
     if column.kind in (Kind.JSON, Kind.HSTORE):
         return one_line
@@ -252,6 +254,13 @@ def parse_array(text: str, element: Converter) -> list[Any]:
             stack.pop()
     result: list[Any] = top[0]
     return result
+
+
+def _json_text(value: Any) -> str:
+    """An array whose elements are JSON texts, as one JSON text: row images keep such columns in that form."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(_json_text, value)) + "]"
+    return "null" if value is None else str(value)
 
 
 # The value table in SQL. Every expression gives json, in a session with SESSION set.

@@ -42,7 +42,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     committed_at: int  # microseconds since 1970, UTC
 
 
-class Transaction(msgspec.Struct, frozen=True):
+class Transaction(msgspec.Struct, frozen=True, gc=False):
     """A committed source transaction, complete: its changes in the order in which they were made."""
 
     commit: Commit

@@ -169,7 +169,7 @@ class Capture:
             view, versions = self.open(connection)
             changes = [c for transaction in transactions for c in transaction.changes if c.table not in self.drifted]
             self._warm(view, versions, changes)
-            for applied, transaction in enumerate(transactions, 1):
+            for applied, transaction in enumerate(transactions, 1):  # noqa: B007 (used behind the loop)
                 reached = self._touch(view, transaction.changes)
                 documents = self._documents(view, reached)
                 if documents is None:

@@ -66,7 +66,7 @@ class FanOuts:
         capture = self._capture
         assembler = capture.assemblers[capture.entity_by_id(item.entity_id)]
         cursor = item.cursor or ROWS
-        phase, after = cursor[0], cursor[1:]
+        phase, after = cursor[0], cursor[1:] or None
         with capture.store.read() as connection:
             view = View(capture.layout, StoredImages(connection), dict(capture.floors))
             if phase == ROWS:
@@ -119,7 +119,7 @@ class FanOuts:
                 return items, sorted({key for _, key in pairs}), None
             items = items[: len(items) // 4 or 1]
         item = items[0]
-        page = streams.page_of_references(connection, lookup.id, item.key, item.cursor or "", self._size)
+        page = streams.page_of_references(connection, lookup.id, item.key, item.cursor, self._size)
         return [item], page, page[-1] if len(page) == self._size else None
 
     def _documents(
@@ -179,6 +179,8 @@ def is_past(cursor: str | None, key: str, assembler: Assembler, view: View) -> b
     if cursor is None:
         return False
     phase, after = cursor[0], cursor[1:]
+    if not after:
+        return phase == KEYS and bool(assembler.root_row_keys(view, key))
     row_keys = assembler.root_row_keys(view, key)
     if not row_keys:
         return phase == KEYS and key <= after

@@ -1,5 +1,6 @@
 """The capture role: what a stream begins with, and the loop that takes what arrives and works off what is pending."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -165,6 +166,7 @@ class Role:
 
     def run(self, feed: Feed, stopped: Callable[[], bool], goal: int | None = None) -> None:
         """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for."""
+        _calm_collector()
         busy = True
         while not stopped():
             if self._bell.wait(0):
@@ -186,3 +188,10 @@ class Role:
         state = streams.load_stream(self._store, self._stream)
         if state is not None and state.state == RESNAPSHOT:
             raise Missed("A new snapshot was asked for.", "The next start takes it.")
+
+
+def _calm_collector() -> None:
+    """Rows and documents have no cycles: looking for some among tens of thousands of them would be in vain."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

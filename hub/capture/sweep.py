@@ -34,7 +34,7 @@ class Sweep:
     def _piece(self, name: str, floor: int) -> None:
         kept = self._capture.layout.tables[name]
         with self._capture.store.read() as connection:
-            page = streams.page_of_images(connection, kept.id, self._after.get(name, ""), PIECE)
+            page = streams.page_of_images(connection, kept.id, self._after.get(name), PIECE)
         stale = {key: decode_image(image) for key, run, image in page if run < floor}
         references = [
             (lookup.id, value, key)

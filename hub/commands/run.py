@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own store, what
 # waits for capture waits in the source's log.
-DISPATCH_NICENESS = 5
+DISPATCH_NICENESS = 10
 
 
 @click.command()
