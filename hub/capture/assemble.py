@@ -174,16 +174,29 @@ class Assembler:
 
     def visits(self, view: View, key: str) -> set[tuple[int, str]]:
         """Every (node, join value) by which a change could reach the document of `key`, as it is now."""
-        visited = {(0, key)}
         row = self.root(view, key)
-        level: dict[int, list[Row]] = {0: [] if row is None else [row]}
-        for step in self.steps[1:]:
+        return {(0, key)} | (set() if row is None else self.below(view, 0, row))
+
+    def below(self, view: View, node: int, row: Row) -> set[tuple[int, str]]:
+        """Every (node, join value) that a row at `node` leads down to."""
+        visited: set[tuple[int, str]] = set()
+        level: dict[int, list[Row]] = {node: [row]}
+        for step in self.steps[node + 1 :]:
+            parents = level.get(step.node.parent, [])
             assert step.down_value is not None
-            parents = level[step.node.parent]
             values = {value for parent in parents if (value := step.down_value(parent)) is not None}
             visited |= {(step.node.index, value) for value in values}
             level[step.node.index] = [row for parent in parents for row in self.joined(view, step, parent)]
         return visited
+
+    def left(self, one: Touched, node: Node) -> str | None:
+        """Where the row no longer is: the join value, of the root the document key, that it had at `node` and lost."""
+        value = self.key_of if node.index == 0 else self.steps[node.index].up_value
+        assert value is not None
+        if one.old is None:
+            return None
+        old = value(one.old)
+        return None if one.new is not None and value(one.new) == old else old
 
 
 def _same(node: Node, old: Row | None, new: Row | None) -> bool:

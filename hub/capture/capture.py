@@ -51,6 +51,8 @@ LARGEST_GROUP = 2000
 WRITE_TARGET = 0.030  # seconds that a store transaction should take
 PROGRESS_EVERY = 1.0  # seconds between stores of a position that nothing but heartbeats moved
 
+Item = tuple[int, int, str]  # (entity id, node, key) of a fan-out
+
 
 class Capture:
     """One stream's capture. Not thread-safe; `apply` and `work` are called in turn."""
@@ -164,16 +166,19 @@ class Capture:
     def _apply_some(self, transactions: Sequence[Transaction]) -> int:
         """Apply the transactions up to the first that begins a fan-out, which those after it have to know of."""
         wide: Reached | None = None
+        carried: list[tuple[int, Item]] = []
         commit = transactions[-1].commit
         with self.store.read() as connection:
             view, versions = self.open(connection)
             changes = [c for transaction in transactions for c in transaction.changes if c.table not in self.drifted]
             self._warm(view, versions, changes)
             for applied, transaction in enumerate(transactions, 1):  # noqa: B007 (used behind the loop)
-                reached = self._touch(view, transaction.changes)
+                touched = self._overlay(view, transaction.changes)
+                reached = self._reached(touched)
                 documents = self._documents(view, reached)
                 if documents is None:
                     wide, commit = reached, transaction.commit
+                    carried = self._carried(connection, view, touched)
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
         started = time.monotonic()
@@ -181,6 +186,7 @@ class Capture:
             write_view(connection, view, self.run)
             self.write_versions(connection, versions)
             begun = [self._begin_fan_out(connection, commit, wide)] if wide is not None else []
+            self._save_carried(connection, carried)
             streams.save_position(connection, self.state.id, commit.lsn)
         self._adapt(time.monotonic() - started)
         self.position = commit.lsn
@@ -203,8 +209,8 @@ class Capture:
         images = StoredImages(connection)
         return View(self.layout, images, dict(self.floors)), Versions(self.published, images, now())
 
-    def _touch(self, view: View, changes: Iterable[RowChange]) -> Reached:
-        """Overlay the changes of one transaction; what they touch, by (entity, node)."""
+    def _overlay(self, view: View, changes: Iterable[RowChange]) -> Collection[Touched]:
+        """Overlay the changes of one transaction; each row once, as it was before and as it is after."""
         touched: dict[tuple[str, str], Touched] = {}
         for change in changes:
             if change.table in self.drifted:
@@ -212,7 +218,7 @@ class Capture:
             one = view.apply(change)
             before = touched.get((one.table, one.key))
             touched[one.table, one.key] = one if before is None else one._replace(old=before.old)
-        return self._reached(touched.values())
+        return touched.values()
 
     def _reached(self, touched: Iterable[Touched]) -> Reached:
         reached: Reached = {}
@@ -372,17 +378,21 @@ class Capture:
         with self.store.read() as connection:
             changes = streams.load_part(connection, self.state.id, part)
             view, _ = self.open(connection)
-            items: set[tuple[int, int, str]] = set()
+            items: set[Item] = set()
+            carried: list[tuple[int, Item]] = []
             run = self.run
             for truncates, several in groupby(changes, lambda change: change.operation is Operation.TRUNCATE):
                 if truncates:
                     run += 1
                     items |= self._truncate(view, {change.table for change in several}, run)
                 else:
-                    items |= self._items(self._touch(view, self._loaded(view, several)))
+                    touched = self._overlay(view, self._loaded(view, several))
+                    items |= self._items(self._reached(touched))
+                    carried += self._carried(connection, view, touched)
         with self.store.write() as connection:
             write_view(connection, view, run)
             streams.save_items(connection, fan_out.id, items)
+            self._save_carried(connection, carried)
             streams.delete_part(connection, self.state.id, part)
             self._save_run(connection, view, run)
         self.run = run
@@ -396,7 +406,7 @@ class Capture:
             view.load(table, [key(change.values) for change in several if change.table == table])
         return several
 
-    def _truncate(self, view: View, tables: Collection[str], run: int) -> set[tuple[int, int, str]]:
+    def _truncate(self, view: View, tables: Collection[str], run: int) -> set[Item]:
         """Every document that could embed a row of these tables is to be made again."""
         for table in tables:
             view.truncate(table, run)
@@ -411,7 +421,7 @@ class Capture:
             if floor > self.floors.get(table, 0):
                 streams.save_floor(connection, self.layout.tables[table].id, floor)
 
-    def _items(self, reached: Reached) -> set[tuple[int, int, str]]:
+    def _items(self, reached: Reached) -> set[Item]:
         """What is joined to its root by the document's key is that document: it is made once for both."""
         return {
             (self.published[entity].id, 0 if self.assemblers[entity].names_document(node) else node, value)
@@ -423,6 +433,34 @@ class Capture:
         fan_out = streams.save_fan_out(connection, self.state.id, commit, Cause.ROW)
         streams.save_items(connection, fan_out.id, self._items(reached))
         return fan_out
+
+    def _carried(self, connection: sa.Connection, view: View, touched: Collection[Touched]) -> list[tuple[int, Item]]:
+        """For the fan-outs that wait below a row which has moved: an item where the row was.
+
+        The documents that it left will not lead to them any more, and are still to be named after them.
+        """
+        if not self.pending:
+            return []
+        places = [(e, node, one) for one in touched for e, node in self.layout.nodes[one.table] if node.refresh]
+        carried: list[tuple[int, Item]] = []
+        known: dict[tuple[str, int, str], set[int]] = {}
+        for entity, node, one in sorted(places, key=lambda place: -place[1].index):
+            assembler = self.assemblers[entity.name]
+            left = assembler.left(one, node)
+            if left is None or one.old is None:
+                continue
+            visited = assembler.below(view, node.index, one.old)
+            id = self.published[entity.name].id
+            found = streams.items_among(connection, id, visited)
+            waiting = {fan_out for fan_out, n, value, _ in found if (n, value) in visited}
+            waiting |= {fan_out for n, value in visited for fan_out in known.get((entity.name, n, value), ())}
+            known.setdefault((entity.name, node.index, left), set()).update(waiting)
+            carried += [(fan_out, (id, node.index, left)) for fan_out in waiting]
+        return carried
+
+    def _save_carried(self, connection: sa.Connection, carried: Iterable[tuple[int, Item]]) -> None:
+        for fan_out, item in carried:
+            streams.save_items(connection, fan_out, [item])
 
     # snapshots, progress and drift
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from hub.capture.assemble import Assembler
 from hub.capture.images import View
 from hub.capture.layout import Lookup
+from hub.capture.piece import PieceSize
 from hub.documents import Cause
 from hub.store import streams
 from hub.store.images import StoredImages
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hub.capture.capture import Capture
 
 FIRST, SMALLEST, LARGEST = 500, 20, 2000  # documents of a piece, or rows on the way to them
-WRITE_TARGET = 0.030  # seconds that a piece should hold the store's write lock
 
 ROWS, KEYS = "r", "k"  # an EVERY item goes through root rows first, then through keys that have no row any more
 
@@ -34,7 +34,7 @@ class FanOuts:
 
     def __init__(self, capture: "Capture") -> None:
         self._capture = capture
-        self._size = FIRST
+        self._size = PieceSize(FIRST, SMALLEST, LARGEST)
         self._places: dict[int, Place] = {}  # by fan-out; after a restart found anew
 
     def piece(self) -> bool:
@@ -44,7 +44,7 @@ class FanOuts:
             return False
         fan_out = pending[0]
         with self._capture.store.read() as connection:
-            items = streams.next_items(connection, fan_out.id, self._size, self._places.get(fan_out.id))
+            items = streams.next_items(connection, fan_out.id, self._size.value, self._places.get(fan_out.id))
         if items:
             self._items(fan_out, items)
         else:
@@ -71,12 +71,12 @@ class FanOuts:
             view = View(capture.layout, StoredImages(connection), dict(capture.floors))
             if phase == ROWS:
                 table = capture.layout.tables[assembler.entity.root.table.name]
-                page = [key for key, _, _ in streams.page_of_images(connection, table.id, after, self._size)]
+                page = [key for key, _, _ in streams.page_of_images(connection, table.id, after, self._size.value)]
                 keys = _document_keys(assembler, view, table.name, page)
             else:
-                page = list(streams.page_of_keys(connection, item.entity_id, after, self._size))
+                page = list(streams.page_of_keys(connection, item.entity_id, after, self._size.value))
                 keys = assembler.without_row(view, page)
-        if len(page) == self._size:
+        if len(page) == self._size.value:
             following: str | None = phase + page[-1]
         else:
             # Nothing had a document before the first snapshot, so there is none without a row.
@@ -114,13 +114,13 @@ class FanOuts:
             return items, [item.key for item in items], None
         images = StoredImages(connection)
         while len(items) > 1 and items[0].cursor is None:
-            pairs = images.references(lookup.id, [item.key for item in items], self._size + 1)
-            if len(pairs) <= self._size:
+            pairs = images.references(lookup.id, [item.key for item in items], self._size.value + 1)
+            if len(pairs) <= self._size.value:
                 return items, sorted({key for _, key in pairs}), None
             items = items[: len(items) // 4 or 1]
         item = items[0]
-        page = streams.page_of_references(connection, lookup.id, item.key, item.cursor, self._size)
-        return [item], page, page[-1] if len(page) == self._size else None
+        page = streams.page_of_references(connection, lookup.id, item.key, item.cursor, self._size.value)
+        return [item], page, page[-1] if len(page) == self._size.value else None
 
     def _documents(
         self, fan_out: FanOut, items: Sequence[FanOutItem], keys: Collection[str], cursor: str | None = None
@@ -162,11 +162,7 @@ class FanOuts:
         with self._capture.store.write() as connection:
             started = time.monotonic()
             yield connection
-        took = time.monotonic() - started
-        if took > 1.3 * WRITE_TARGET:
-            self._size = max(SMALLEST, self._size * 3 // 4)
-        elif took < 0.7 * WRITE_TARGET:
-            self._size = min(LARGEST, self._size * 5 // 4)
+        self._size.took(time.monotonic() - started)
 
 
 def _document_keys(assembler: Assembler, view: View, table: str, page: Sequence[str]) -> list[str]:

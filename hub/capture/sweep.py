@@ -3,15 +3,17 @@
 Absent they are from the moment the table's floor rose; sweeping only gives back the room.
 """
 
+import time
 from typing import TYPE_CHECKING
 
 from hub.capture.images import decode_image
+from hub.capture.piece import PieceSize
 from hub.store import streams
 
 if TYPE_CHECKING:
     from hub.capture.capture import Capture
 
-PIECE = 1000  # rows looked at
+FIRST, SMALLEST, LARGEST = 500, 50, 2000  # rows that a piece looks at
 
 
 class Sweep:
@@ -19,6 +21,7 @@ class Sweep:
 
     def __init__(self, capture: "Capture") -> None:
         self._capture = capture
+        self._size = PieceSize(FIRST, SMALLEST, LARGEST)
         self._after: dict[str, str] = {}  # by table: the last key looked at
         tables = streams.load_tables(capture.store)
         self._swept = {kept.name: tables.get(kept.id, (0, 0, ""))[1] for kept in capture.layout.tables.values()}
@@ -33,8 +36,9 @@ class Sweep:
 
     def _piece(self, name: str, floor: int) -> None:
         kept = self._capture.layout.tables[name]
+        size = self._size.value
         with self._capture.store.read() as connection:
-            page = streams.page_of_images(connection, kept.id, self._after.get(name), PIECE)
+            page = streams.page_of_images(connection, kept.id, self._after.get(name), size)
         stale = {key: decode_image(image) for key, run, image in page if run < floor}
         references = [
             (lookup.id, value, key)
@@ -42,11 +46,13 @@ class Sweep:
             for lookup in kept.lookups
             if (value := lookup.value(row)) is not None
         ]
-        last = len(page) < PIECE
+        last = len(page) < size
         with self._capture.store.write() as connection:
+            started = time.monotonic()
             streams.delete_images(connection, kept.id, list(stale), references)
             if last:
                 streams.save_swept(connection, kept.id, floor)
+        self._size.took(time.monotonic() - started)
         if last:
             self._swept[name] = floor
             self._after.pop(name, None)
