@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from hub.capture.role import Outside, entities_of
+from hub.capture.role import Outside, definition, entities_of
 from hub.catalogue import Catalogue, Column
 from hub.changes import Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
@@ -15,7 +15,7 @@ from hub.connector import Kinds, kinds_of_package, read_settings
 from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
-from hub.errors import OutsideError, ProjectError
+from hub.errors import InputError, OutsideError, ProjectError
 from hub.project import Project, Source, SubscriptionConfig
 from hub.store import streams
 from hub.store.database import Store
@@ -144,13 +144,17 @@ def build_feed(
 
 
 def stored_entities(project: Project, store: Store) -> dict[str, Entity]:
-    """Entities as the stored documents were made; those whose stream has no snapshot yet are left out."""
+    """Entities as the stored documents were made; those whose snapshot is due are left out."""
     entities: dict[str, Entity] = {}
     for stream in stream_names(project):
         state = streams.load_stream(store, stream)
         if state is not None:
             for config in entities_of(project, stream):
-                entities[config.name] = compile_entity(config, state.catalogue)
+                try:
+                    entities[config.name] = compile_entity(config, state.catalogue)
+                except InputError:  # a new snapshot is due for what was changed to a column that came since
+                    if state.entities.get(config.name) == definition(config):
+                        raise
     return entities
 
 
