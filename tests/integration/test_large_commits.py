@@ -188,7 +188,8 @@ def check_locks(store: ProbedStore, what: str, documents: int, seconds: float) -
         f"{median(held) * 1000:.0f} ms, 99 % {held[len(held) * 99 // 100] * 1000:.0f} ms, "
         f"longest {held[-1] * 1000:.0f} ms"
     )
-    assert median(held) <= 0.050  # the longest says more of the machine than of us
+    if store.is_sqlite:  # where there is one writer at a time; the longest says more of the machine than of us
+        assert median(held) <= 0.050
 
 
 def test_a_hot_parent_is_followed_piece_by_piece_while_others_flow(probed: ProbedStore) -> None:
