@@ -300,7 +300,7 @@ def load_fan_outs(connection: sa.Connection, stream_id: int) -> list[FanOut]:
 def next_items(connection: sa.Connection, fan_out_id: int, limit: int, place: Place | None = None) -> list[FanOutItem]:
     """The next items in the order of keys, all of one entity and node; `place` saves the search for where to go on.
 
-    The deepest node comes first, since it leads to the others. What is added behind `place` comes once the rest is done.
+    The deepest node comes first, since it leads to the others. What is added behind `place` comes last.
     """
     if place is not None and (items := _items_after(connection, fan_out_id, place, limit)):
         return items
