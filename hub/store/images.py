@@ -21,20 +21,17 @@ class Statements:
     def __init__(self, sqlite: bool) -> None:
         self.sqlite = sqlite
         mark = "?" if sqlite else "%s"
-        self._keys = f"json_each({mark})" if sqlite else f"unnest({mark}::text[]) AS k(value)"
         self.mark = mark
-        self.rows = (
-            f"SELECT r.key, r.run, r.image FROM {self._keys} CROSS JOIN row_image r "
-            f"WHERE r.table_id = {mark} AND r.key = value"
-        )
+        self.rows = self._look_up("r.key, r.run, r.image", "row_image", f"r.table_id = {mark} AND r.key = w.value")
         self.references = (
-            f"SELECT r.value, r.row_key FROM {self._each('w')} CROSS JOIN row_reference r "
-            f"WHERE r.lookup_id = {mark} AND r.value = w.value LIMIT {mark}"
+            self._look_up("r.value, r.row_key", "row_reference", f"r.lookup_id = {mark} AND r.value = w.value")
+            + f" LIMIT {mark}"
         )
-        self.heads = (
-            f"SELECT d.key, d.version, d.body FROM {self._each('w')} CROSS JOIN document d "
-            f"WHERE d.entity_id = {mark} AND d.key = w.value AND d.version = "
-            f"(SELECT max(n.version) FROM document n WHERE n.entity_id = {mark} AND n.key = w.value)"
+        newest = f"(SELECT max(n.version) FROM document n WHERE n.entity_id = {mark} AND n.key = w.value)"
+        self.heads = self._look_up(
+            "r.key, r.version, r.body",
+            "document",
+            f"r.entity_id = {mark} AND r.key = w.value AND r.version = {newest}",
         )
         node, key = (
             ("json_extract(w.value, '$[0]')", "json_extract(w.value, '$[1]')") if sqlite else ("w.node", "w.key")
@@ -45,8 +42,12 @@ class Statements:
             f"WHERE i.entity_id = {mark} AND i.node = {node} AND i.key = {key}"
         )
 
-    def _each(self, alias: str) -> str:
-        return f"json_each({self.mark}) {alias}" if self.sqlite else f"unnest({self.mark}::text[]) AS {alias}(value)"
+    def _look_up(self, columns: str, table: str, where: str) -> str:
+        """One look-up in the index for each key: Postgres would rather read a table whole that it deems small."""
+        if self.sqlite:
+            return f"SELECT {columns} FROM json_each({self.mark}) w CROSS JOIN {table} r WHERE {where}"
+        each = f"unnest({self.mark}::text[]) AS w(value)"
+        return f"SELECT {columns} FROM {each} CROSS JOIN LATERAL (SELECT * FROM {table} r WHERE {where} OFFSET 0) r"
 
     def keys(self, keys: Collection[str]) -> Any:
         return msgspec.json.encode(list(keys)).decode() if self.sqlite else list(keys)
