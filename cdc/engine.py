@@ -25,7 +25,7 @@ from cdc.jvm import start_jvm
 from cdc.settings import StreamSettings, engine_settings
 from cdc.source import Watch, check_start, drop_slot, explain_failure
 from cdc.transactions import Assembler
-from hub.changes import Arrival, Batch, FeedPlan
+from hub.changes import Arrival, Batch, FeedPlan, SnapshotCompleted, SnapshotRows
 from hub.errors import OutsideError
 
 QUEUED = 3  # batches between Debezium and the store
@@ -95,7 +95,10 @@ class EngineFeed:
                 decode(joined.payload), joined.reached, joined.closing, holds_unavailable(joined.payload)
             )
             if arrivals:
-                return Batch(arrivals, partial(self._stored, joined))
+                # Without a commit in its offset Debezium would confirm a place amid the first transaction, which the
+                # store is not at. A snapshot's rows are confirmed: it would be taken again after a lost connection.
+                whole = joined.reached or isinstance(arrivals[-1], SnapshotRows | SnapshotCompleted)
+                return Batch(arrivals, partial(self._stored, joined.last) if whole else lambda: None)
             if time.monotonic() >= end:
                 return None
 
@@ -119,10 +122,8 @@ class EngineFeed:
         with contextlib.suppress(Exception):  # it has ended already, or is wedged: the process ends either way
             self._engine.close()
 
-    def _stored(self, joined: _Joined) -> None:
-        # Without a commit in its offset Debezium would confirm a place amid a transaction, which the store is not at.
-        if joined.reached:
-            self._durable = joined.last
+    def _stored(self, record: Any) -> None:
+        self._durable = record
 
     def _look_after(self, arrived: bool = False) -> None:
         """What the taker's thread does in passing: the watch over the slot, and the limit on a start that hangs."""

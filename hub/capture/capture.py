@@ -482,7 +482,7 @@ class Capture:
 
     def _snapshot_completed(self, commit: Commit) -> None:
         """The rows are whole: every document is compared with what the journal has, as a fan-out."""
-        cause = Cause.SNAPSHOT if not self.state.position else Cause.RESYNC  # none has been completed yet
+        cause = Cause.SNAPSHOT if not self.position else Cause.RESYNC  # none has been completed yet
         tables = self.layout.tables.values()
         with self.store.write() as connection:
             streams.complete_snapshot(connection, self.state, commit.lsn, [kept.id for kept in tables])
