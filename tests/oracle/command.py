@@ -44,7 +44,7 @@ class Project:
         return done.stdout
 
     @contextmanager
-    def running(self) -> Iterator["Run"]:
+    def running(self, *, ended_by: signal.Signals = signal.SIGTERM) -> Iterator["Run"]:
         """`hub run` in the background; on leaving it is asked to end, and must end well."""
         log = self.directory / "run.log"
         with log.open("ab") as output:
@@ -55,7 +55,7 @@ class Project:
         run = Run(self, process, log)
         try:
             yield run
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(ended_by)
             assert process.wait(60) == 0, f"hub run did not end well\n{run.said()}"
         finally:
             _kill(process)
