@@ -5,7 +5,7 @@
 A group's reads and computing happen outside of the store's write lock; that is safe because a stream has one capture
 process, and nobody else writes its rows or the newest versions of its documents.
 
-Three kinds of commit do not fit a group: one with more changes than memory should hold (`hub.spool`), one that
+Three kinds of commit do not fit a group: one with more changes than memory should hold, one that
 reaches more documents than `fan_out`, and one that truncates. They are stored with a durable pending fan-out, whose
 documents follow in pieces (`hub.capture.fan_out`).
 """
