@@ -212,7 +212,7 @@ def test_a_hot_parent_is_followed_piece_by_piece_while_others_flow(probed: Probe
         memory.look()
         if pieces in (1, 7, 30):  # a kill: what is not in the store is gone
             under_test = capture(probed)
-        if pieces % 5 == 0:
+        if pieces % 2 == 0:
             number += 1
             under_test.apply([one(number, row("accounts", id=number, balance=pieces))])
             assert count(probed, tables.document, by_transaction(number)) == 1
@@ -229,7 +229,9 @@ def test_a_hot_parent_is_followed_piece_by_piece_while_others_flow(probed: Probe
     }
     others = count(probed, tables.document, of(probed, "account"))
     ends = value(probed, sa.select(sa.func.max(tables.document.c.seq)).where(by_transaction(2)))
-    assert count(probed, tables.document, of(probed, "account"), tables.document.c.seq < ends) == others == number - 2
+    between = count(probed, tables.document, of(probed, "account"), tables.document.c.seq < ends)
+    assert others == number - 2
+    assert between >= others - 1  # at the last one only the fan-out's end may have been left
 
 
 def test_a_pending_document_that_a_commit_reaches_has_one_version_for_both(probed: ProbedStore) -> None:
