@@ -17,8 +17,8 @@ from hub.errors import HubError
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before a restart: doubled each time
-WELL_AFTER = 60.0  # seconds that a child has to run until its next restart is prompt again
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0  # seconds before a restart: doubled each time
+WELL_AFTER = 20.0  # seconds that a child has to run until its next restart is prompt again
 GRACE = 30.0  # seconds that a child has to end by itself
 BAD_INPUT = 2  # a child's exit code that no restart will change
 TRIES_WHEN_IDLE_IS_WAITED_FOR = 3
