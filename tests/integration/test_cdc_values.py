@@ -152,7 +152,7 @@ def actual(change: RowChange, table: Table) -> dict[str, Any]:
     for column in table.columns:
         value = change.values[column.name]
         if column.kind in (Kind.JSON, Kind.HSTORE) and value is not None:
-            value = [None if v is None else json.loads(v) for v in value] if column.array else json.loads(value)
+            value = json.loads(value)
         if column.name != "id":
             found[column.name] = value
     return found
