@@ -4,6 +4,7 @@ SQLite: WAL, every write is BEGIN IMMEDIATE, so that two writers wait for each o
 holds the lock 50 ms at most: long work is split by its caller.
 """
 
+import fcntl
 import sqlite3
 import time
 import uuid
@@ -81,10 +82,26 @@ class Store:
                     yield connection
                 return
             rings = connection.info["rings"] = set[str]()
-            with _transaction(connection, "BEGIN IMMEDIATE"):
+            with self._turn(connection), _transaction(connection, "BEGIN IMMEDIATE"):
                 yield connection
         for role in rings:
             ring_pipe(self._pipe(role))
+
+    @contextmanager
+    def _turn(self, connection: sa.Connection) -> Iterator[None]:
+        """Wait for the other writer in the kernel, which wakes us at once.
+
+        SQLite's own waiting looks again after pauses of up to 100 ms, and loses to a writer that begins again at once.
+        """
+        file = connection.info.get("turn")
+        if file is None:
+            path = self.path.with_name(f"{self.path.name}-write.lock")
+            file = connection.info["turn"] = path.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
     def identity(self) -> str:
         """The store's own identity: made once, part of every delivery id."""
