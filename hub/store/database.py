@@ -1,7 +1,8 @@
 """The store's connections: how SQLite and Postgres are opened, written to and woken.
 
-SQLite: WAL, every write is BEGIN IMMEDIATE, so that two writers wait for each other instead of failing. A writer
-holds the lock 50 ms at most: long work is split by its caller.
+SQLite: WAL, every write is BEGIN IMMEDIATE and has its turn by a file lock, so that two writers wait for each other
+instead of failing. A write inside another one's would wait for itself: do not nest them. A writer holds the lock 50 ms
+at most: long work is split by its caller.
 """
 
 import fcntl
