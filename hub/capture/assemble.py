@@ -189,14 +189,25 @@ class Assembler:
             level[step.node.index] = [row for parent in parents for row in self.joined(view, step, parent)]
         return visited
 
-    def left(self, one: Touched, node: Node) -> str | None:
-        """Where the row no longer is: the join value, of the root the document key, that it had at `node` and lost."""
+    def parted(self, one: Touched, node: Node) -> str | None:
+        """The join value (of the root the document key) under which the row was, if it lost something that it led to.
+
+        It is gone or counts as absent, has moved, or refers to other rows than before.
+        """
+        old, new = one.old, one.new
+        if old is None or _hidden(node, old):
+            return None
         value = self.key_of if node.index == 0 else self.steps[node.index].up_value
         assert value is not None
-        if one.old is None:
-            return None
-        old = value(one.old)
-        return None if one.new is not None and value(one.new) == old else old
+        was = value(old)
+        if new is None or value(new) != was or _hidden(node, new):
+            return was
+        downs = [down for child in node.children if (down := self.steps[child].down_value) is not None]
+        return was if any(down(old) != down(new) for down in downs) else None
+
+
+def _hidden(node: Node, row: Row) -> bool:
+    return bool(node.soft_delete) and row[node.soft_delete] is not None
 
 
 def _same(node: Node, old: Row | None, new: Row | None) -> bool:

@@ -435,27 +435,27 @@ class Capture:
         return fan_out
 
     def _carried(self, connection: sa.Connection, view: View, touched: Collection[Touched]) -> list[tuple[int, Item]]:
-        """For the fan-outs that wait below a row which has moved: an item where the row was.
+        """For the fan-outs that wait below a row which has parted from it: an item where the row was.
 
-        The documents that it left will not lead to them any more, and are still to be named after them.
+        The documents that embedded it do not lead to them any more, and are still to be named after them.
         """
         if not self.pending:
             return []
-        places = [(e, node, one) for one in touched for e, node in self.layout.nodes[one.table] if node.refresh]
+        places = [(entity, node, one) for one in touched for entity, node in self.layout.nodes[one.table]]
         carried: list[tuple[int, Item]] = []
         known: dict[tuple[str, int, str], set[int]] = {}
         for entity, node, one in sorted(places, key=lambda place: -place[1].index):
             assembler = self.assemblers[entity.name]
-            left = assembler.left(one, node)
-            if left is None or one.old is None:
+            was = assembler.parted(one, node)
+            if was is None or one.old is None:
                 continue
             visited = assembler.below(view, node.index, one.old)
             id = self.published[entity.name].id
             found = streams.items_among(connection, id, visited)
             waiting = {fan_out for fan_out, n, value, _ in found if (n, value) in visited}
             waiting |= {fan_out for n, value in visited for fan_out in known.get((entity.name, n, value), ())}
-            known.setdefault((entity.name, node.index, left), set()).update(waiting)
-            carried += [(fan_out, (id, node.index, left)) for fan_out in waiting]
+            known.setdefault((entity.name, node.index, was), set()).update(waiting)
+            carried += [(fan_out, (id, node.index, was)) for fan_out in waiting]
         return carried
 
     def _save_carried(self, connection: sa.Connection, carried: Iterable[tuple[int, Item]]) -> None:

@@ -63,7 +63,7 @@ def test_a_commit_that_reaches_many_documents_may_merge_with_later_ones(
         _follow(made, store, tmp_path, 3 * BURST, FAN_OUT)
         found = journal.versions(store)
 
-        _expect_none(made, [*judge(made.history, found, FAN_OUT, names=False), *judge_end(made.state(), found)])
+        _expect_none(made, [*judge(made.history, found, FAN_OUT), *judge_end(made.state(), found)])
 
 
 def _follow(made: Trial, store: str, directory: Path, commits: int, fan_out: int | None = None) -> None:

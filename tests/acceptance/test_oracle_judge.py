@@ -114,6 +114,21 @@ def test_merged_commits_that_cancel_need_no_version() -> None:
     assert judge(history, _journal_of("{}")) == []
 
 
+def test_what_cancelled_before_a_version_needs_not_be_named_by_it() -> None:
+    """Truncated and inserted again before it was made anew, then changed: only the last is this version's."""
+    history = History()
+    history.begin({"order": {"1": "{}"}})
+    history.record(Commit(11, True, ()), {"order": {}})
+    history.record(Commit(12, False, ()), {"order": {"1": "{}"}})
+    history.record(Commit(13, False, ()), {"order": {"1": '{"n": 1}'}})
+    named = [*_journal_of("{}"), _version("1", 2, "updated", 13, '{"n":1}')]
+
+    assert judge(history, named) == []
+    history.record(Commit(14, True, ()), {"order": {"1": '{"n": 2}'}})
+    history.record(Commit(15, False, ()), {"order": {"1": '{"n": 3}'}})
+    assert [finding.what for finding in judge(history, [*named, _version("1", 3, "updated", 15, '{"n":3}')])] == [LOST]
+
+
 def _journal_of(body: str) -> Journal:
     return [_version("1", 1, "created", 0, body, cause="snapshot")]
 

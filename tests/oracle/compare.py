@@ -34,15 +34,18 @@ class History:
     changes: dict[Name, list[Change]] = field(default_factory=dict)
     reach: list[int] = field(default_factory=lambda: [0])  # by commit: documents that it could have reached at most
     now: dict[Name, str] = field(default_factory=dict)
+    hidden: int = 0  # root rows that count as absent, as of now
 
-    def begin(self, state: Mapping[str, Documents]) -> None:
+    def begin(self, state: Mapping[str, Documents], hidden: int = 0) -> None:
         """What the snapshot will find."""
         self._change(0, _flat(state))
+        self.hidden = hidden
 
-    def record(self, commit: Commit, state: Mapping[str, Documents]) -> None:
+    def record(self, commit: Commit, state: Mapping[str, Documents], hidden: int = 0) -> None:
         """What SQL returns right after `commit`."""
         fresh = _flat(state)
-        self.reach.append(len(self.now.keys() | fresh.keys()))
+        self.reach.append(len(self.now.keys() | fresh.keys()) + self.hidden + hidden)
+        self.hidden = hidden
         self.commits.append(commit)
         self._change(len(self.commits) - 1, fresh)
 
@@ -74,11 +77,11 @@ class Finding:
         return "\n    ".join([f"{self.name[0]} {self.name[1]}: {self.what}", *self.details])
 
 
-def judge(history: History, journal: Iterable[Version], fan_out: int = 1000, *, names: bool = True) -> list[Finding]:
+def judge(history: History, journal: Iterable[Version], fan_out: int = 1000) -> list[Finding]:
     """All findings.
 
     A commit may merge with later ones only if it truncates or could reach over `fan_out` documents, or if it is the
-    snapshot. `names`: a version that stands for merged commits must name each of them that changed its document.
+    snapshot. A version that stands for merged commits must name each of them that changed its document.
     """
     found: dict[Name, list[Version]] = {}
     for version in journal:
@@ -92,7 +95,7 @@ def judge(history: History, journal: Iterable[Version], fan_out: int = 1000, *, 
 
     findings: list[Finding] = []
     for name in sorted(history.changes.keys() | found.keys()):
-        findings += _Trial(history, name, commits, wide, names).judge(found.get(name, []))
+        findings += _Trial(history, name, commits, wide).judge(found.get(name, []))
     return findings
 
 
@@ -120,7 +123,6 @@ class _Trial:
     name: Name
     commits: Mapping[int, int]  # place in the history by transaction id
     wide: Callable[[int], bool]
-    names: bool
     findings: list[Finding] = field(default_factory=list)
     seen: int = -1  # the newest commit that a version has named
     body: str | None = None  # of the version before
@@ -162,26 +164,27 @@ class _Trial:
 
     def _nothing_between(self, before: int, named: set[int]) -> None:
         """Every difference since the last version is this one's, or cancelled by what was merged with it."""
-        missed = [change for change in self._differences(before) if change.commit not in named]
-        if not missed or self._cancelled(missed):
-            return
+        changes = self._differences(before)
+        missed = [change for change in changes[self._cancelled(changes) :] if change.commit not in named]
         for change in missed:
-            if self.names or not self.wide(change.commit):
-                self._find(LOST, change.commit, diff(change.document, self.body))
+            self._find(LOST, change.commit, diff(change.document, self.body))
 
     def _nothing_after(self) -> None:
         """The last version is what is there at the end."""
-        missed = self._differences(len(self.history.commits))
-        for change in missed if not self._cancelled(missed) else ():
+        changes = self._differences(len(self.history.commits))
+        for change in changes[self._cancelled(changes) :]:
             self._find(LOST, change.commit, diff(change.document, self.body))
 
     def _differences(self, before: int) -> list[Change]:
         changes = self.history.changes.get(self.name, ())
         return [change for change in changes if self.seen < change.commit < before]
 
-    def _cancelled(self, changes: Sequence[Change]) -> bool:
-        """Whether they could be merged, and together are no difference."""
-        return bool(changes) and self.wide(changes[0].commit) and same_text(changes[-1].document, self.body)
+    def _cancelled(self, changes: Sequence[Change]) -> int:
+        """How many of the first could be merged and together are no difference: the document is again as it was."""
+        if not changes or not self.wide(changes[0].commit):
+            return 0
+        again = [count for count, change in enumerate(changes, 1) if same_text(change.document, self.body)]
+        return again[-1] if again else 0
 
     def _find(self, what: str, commit: int | None = None, details: tuple[str, ...] = ()) -> None:
         if commit is not None:

@@ -32,7 +32,7 @@ class Trial:
         self.writer = Writer(self.connection, self.schema, str(seed), truncates)
         self.writer.fill()
         self.history = History()
-        self.history.begin(self.state())
+        self.history.begin(self.state(), self.hidden())
 
     def connect(self) -> psycopg.Connection[Any]:
         connection = psycopg.connect(self.url, autocommit=True)
@@ -53,13 +53,17 @@ class Trial:
         """The truth of now."""
         return {entity.name: truth.documents(self.connection, self.schema, entity) for entity in self.entities}
 
+    def hidden(self) -> int:
+        """How many root rows count as absent."""
+        return sum(truth.hidden(self.connection, self.schema, entity) for entity in self.entities)
+
     def burst(self, commits: int) -> None:
         """Commit one after the other without waiting, and note the truth after each."""
         done = 0
         while done < commits:
             commit = self.writer.commit()
             if commit:
-                self.history.record(commit, self.state())
+                self.history.record(commit, self.state(), self.hidden())
                 done += 1
 
     def fence(self) -> int:

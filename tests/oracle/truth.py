@@ -42,6 +42,14 @@ def documents(connection: psycopg.Connection[Any], schema: Schema, entity: Entit
     return {key_text(key): document for key, document in connection.execute(query(schema, entity).encode())}
 
 
+def hidden(connection: psycopg.Connection[Any], schema: Schema, entity: Entity) -> int:
+    """How many of the entity's root rows are there and count as absent."""
+    table = schema.table(entity.node.table).sql
+    found = connection.execute(f"select count(*) from {table} t where not ({_present(entity.node, 't')})".encode())
+    row = found.fetchone()
+    return int(row[0]) if row else 0
+
+
 def key_text(array: str) -> str:
     """A document's key: a single one is its plain text, a composite one a JSON array."""
     parts = json.loads(array, parse_float=Decimal)
