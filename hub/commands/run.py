@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own store, what
 # waits for capture waits in the source's log.
-DISPATCH_NICENESS = 10
+DISPATCH_NICENESS = 19
 
 
 @click.command()
@@ -198,8 +198,8 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
 
     store = open_store(project.store, durable=False)
     lock = hold(store, "dispatch")
-    os.nice(DISPATCH_NICENESS)
     dispatcher = build_dispatcher(project, store)
+    dispatcher.give_way(DISPATCH_NICENESS)
 
     async def role() -> None:
         stop, finish = asyncio.Event(), asyncio.Event()

@@ -12,7 +12,9 @@ lease pages in `Deliveries.look` and `Deliveries.backlog`; the rest knows nothin
 import asyncio
 import contextlib
 import logging
+import os
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +41,8 @@ from hub.subscriptions.templates import TemplateFailure
 
 log = logging.getLogger("hub.dispatch.dispatcher")
 
-GATHER = 0.02  # seconds between two writes, so that they share a store transaction with more
+GATHER = 0.02  # seconds between two writes at least, so that they share a store transaction with more
+WRITING = 0.3  # of the time at most: a store that is slower, or wanted by capture too, gets fewer and larger ones
 UNWRITTEN = 5000  # outcomes in memory that the store has not taken; past them no attempt begins
 RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
@@ -112,6 +115,11 @@ class Dispatcher:
         self._looked = False
 
     # The role
+
+    def give_way(self, niceness: int) -> None:
+        """Run behind others that want the processor. Not the thread that writes: capture waits for its lock."""
+        self._writes.submit(int).result()  # a thread is as nice as the one that started it
+        os.nice(niceness)
 
     async def run(self, stop: asyncio.Event | None = None, finish: asyncio.Event | None = None) -> None:
         """Deliver until `stop` is set; once `finish` is set, until all is settled.
@@ -583,10 +591,11 @@ class Dispatcher:
         while True:
             await self._to_write.wait()
             self._to_write.clear()
+            started = time.monotonic()
             while await self._write_once():
                 pass
             self._quiet.set()
-            await asyncio.sleep(GATHER)
+            await asyncio.sleep(max(GATHER, (time.monotonic() - started) * (1 / WRITING - 1)))
 
     async def _write_once(self) -> bool:
         """Write the oldest changes; again and again while the disk is full. False when there were none."""

@@ -15,10 +15,12 @@ from hub.dispatch.health import DestinationState
 from hub.documents import Cause, Event
 from hub.store import tables
 from hub.store.database import Store
+from hub.store.images import statements
 
 PAGE = 500  # deliveries read at once
 GAPS = 1000  # seqs that were not there yet when later ones were: on Postgres their commit may come after
 CHUNK = 1000  # deliveries that one store transaction settles, well below 50 ms
+ATTEMPTS = 50  # rows of one INSERT
 
 delivery, attempt, document = tables.delivery, tables.attempt, tables.document
 _previous = document.alias("previous")
@@ -37,6 +39,11 @@ _COLUMNS = (
     delivery.c.created_at,
     delivery.c.replay_id,
 )
+
+_ATTEMPT = (
+    "subscription_id", "entity_id", "key", "version", "turn", "event", "number", "started_at", "duration", "outcome",
+    "detail", "replay_id",
+)  # fmt: skip
 
 
 class Loaded(msgspec.Struct, frozen=True, gc=False):
@@ -101,7 +108,9 @@ class Deliveries:
     def __init__(self, store: Store) -> None:
         self.store = store
         mark = "?" if store.is_sqlite else "%s"
-        self._delete = f"DELETE FROM delivery WHERE seq = {mark}"
+        # One statement for many rows: the driver lets go of Python's lock at each, and would get it back late.
+        among = "(SELECT value FROM json_each(?))" if store.is_sqlite else "(SELECT unnest(%s::bigint[]))"
+        self._delete = f"DELETE FROM delivery WHERE seq IN {among}"
         self._update = (
             f"UPDATE delivery SET state = {mark}, attempts = {mark}, due_at = {mark}, reason = {mark}"
             f" WHERE seq = {mark} AND state <> {int(State.RELEASED)}"
@@ -110,11 +119,7 @@ class Deliveries:
             f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE state <> 0 AND state = {int(State.PARKED)}"
             f" AND entity_id = {mark} AND key = {mark} AND version < {mark} AND subscription_id = {mark}"
         )
-        columns = (
-            "subscription_id, entity_id, key, version, turn, event, number, started_at, duration, outcome, detail, "
-            "replay_id"
-        )
-        self._attempt = f"INSERT INTO attempt ({columns}) VALUES ({', '.join([mark] * 12)})"
+        self._attempt_row = f"({', '.join([mark] * len(_ATTEMPT))})"
 
     # What dispatch reads
 
@@ -230,7 +235,8 @@ class Deliveries:
         """All of it in one store transaction: an attempt goes with what came of it."""
         with self.store.write() as connection:
             self._write_attempts(connection, changes.attempts)
-            self._many(connection, self._delete, [(seq,) for seq in changes.settled])
+            if changes.settled:
+                connection.exec_driver_sql(self._delete, (statements(connection).keys(changes.settled),))
             self._many(connection, self._update, [_updated(update) for update in changes.updates])
             self._many(
                 connection,
@@ -262,7 +268,11 @@ class Deliveries:
             )
             for one in attempts
         ]
-        self._many(connection, self._attempt, rows)
+        for start in range(0, len(rows), ATTEMPTS):
+            some = rows[start : start + ATTEMPTS]
+            values = ", ".join([self._attempt_row] * len(some))
+            flat = tuple(value for row in some for value in row)
+            connection.exec_driver_sql(f"INSERT INTO attempt ({', '.join(_ATTEMPT)}) VALUES {values}", flat)
 
     def _write_states(self, connection: sa.Connection, changes: Changes) -> None:
         for subscription_id, reason in changes.disabled.items():

@@ -49,7 +49,8 @@ class Statements:
         each = f"unnest({self.mark}::text[]) AS w(value)"
         return f"SELECT {columns} FROM {each} CROSS JOIN LATERAL (SELECT * FROM {table} r WHERE {where} OFFSET 0) r"
 
-    def keys(self, keys: Collection[str]) -> Any:
+    def keys(self, keys: Collection[str] | Collection[int]) -> Any:
+        """The parameter that stands for a list."""
         return msgspec.json.encode(list(keys)).decode() if self.sqlite else list(keys)
 
     def pairs(self, pairs: Collection[tuple[int, str]]) -> tuple[Any, ...]:
