@@ -16,6 +16,8 @@ class Event(enum.Enum):
     UPDATED = "updated"
     DELETED = "deleted"
 
+    __hash__ = object.__hash__  # members are looked up by for every delivery; Enum's own hashes the name
+
 
 class Cause(enum.Enum):
     """Why it happened."""
@@ -26,6 +28,8 @@ class Cause(enum.Enum):
     RESYNC = "resync"  # a later snapshot found a difference
     BACKFILL = "backfill"
     REPLAY = "replay"
+
+    __hash__ = object.__hash__
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -259,7 +259,11 @@ def key_text(values: Sequence[Any]) -> str:
     """How a key is written everywhere: a single value as plain text, several as a JSON array."""
     if len(values) > 1:
         return msgspec.json.encode(list(values)).decode()
-    value = values[0]
+    return single_key_text(values[0])
+
+
+def single_key_text(value: Any) -> str:
+    """`key_text` of one value."""
     if value is True or value is False:
         return "true" if value else "false"
     return str(value)

@@ -92,12 +92,13 @@ class Assembler:
 
     def root(self, view: View, key: str) -> Row | None:
         """The root row of a document, unless it is absent or counts as absent."""
-        rows = view.found(self._by_key, self.root_value(key))
-        node = self.entity.root
-        row = next((row for row in rows if self.key_of(row) == key), None)
-        if row is None or (node.soft_delete and row[node.soft_delete] is not None):
-            return None
-        return row
+        if self._by_key.direct:
+            row = view.row(self._by_key.table, key)
+        else:
+            rows = view.found(self._by_key, self.root_value(key))
+            row = next((row for row in rows if self.key_of(row) == key), None)
+        soft_delete = self.entity.root.soft_delete
+        return None if row is None or (soft_delete and row[soft_delete] is not None) else row
 
     def root_row_keys(self, view: View, key: str) -> list[str]:
         """The row keys of the rows that a document key leads to: one, or none."""

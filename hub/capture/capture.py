@@ -13,6 +13,7 @@ documents follow in pieces (`hub.capture.fan_out`).
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 
 import sqlalchemy as sa
@@ -40,7 +41,7 @@ from hub.documents import Cause
 from hub.entities import Entity
 from hub.store import streams
 from hub.store.database import Store, now
-from hub.store.images import StoredImages, write_documents, write_view
+from hub.store.images import StoredImages, view_rows, write_documents, write_view
 from hub.store.streams import EVERY, FanOut, StreamState
 from hub.subscriptions import Subscription
 
@@ -50,6 +51,8 @@ GROUP = 1000  # row changes that share a store transaction, to begin with
 LARGEST_GROUP = 2000
 WRITE_TARGET = 0.030  # seconds that a store transaction should take
 PROGRESS_EVERY = 1.0  # seconds between stores of a position that nothing but heartbeats moved
+
+_TRUNCATE = Operation.TRUNCATE
 
 Item = tuple[int, int, str]  # (entity id, node, key) of a fan-out
 
@@ -174,16 +177,16 @@ class Capture:
             self._warm(view, versions, changes)
             for applied, transaction in enumerate(transactions, 1):  # noqa: B007 (used behind the loop)
                 touched = self._overlay(view, transaction.changes)
-                reached = self._reached(touched)
-                documents = self._documents(view, reached)
-                if documents is None:
-                    wide, commit = reached, transaction.commit
+                documents, reached = self._reached(touched)
+                if not self._climb(view, reached, documents):
+                    wide, commit = _merged(documents, reached), transaction.commit
                     carried = self._carried(connection, view, touched)
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
-        started = time.monotonic()
+        rows = view_rows(view, self.run)  # before the lock is held
         with self.store.write() as connection:
-            write_view(connection, view, self.run)
+            started = time.monotonic()
+            write_view(connection, rows)
             self.write_versions(connection, versions)
             begun = [self._begin_fan_out(connection, commit, wide)] if wide is not None else []
             self._save_carried(connection, carried)
@@ -220,23 +223,29 @@ class Capture:
             touched[one.table, one.key] = one if before is None else one._replace(old=before.old)
         return touched.values()
 
-    def _reached(self, touched: Iterable[Touched]) -> Reached:
-        reached: Reached = {}
-        for one in touched:
-            for entity, node in self.layout.nodes[one.table]:
-                self.assemblers[entity.name].reach(one, node, reached)
-        return reached
-
-    def _documents(self, view: View, reached: Reached) -> dict[str, set[str]] | None:
-        """By entity, the keys of the documents that were reached; None when these are too many to make at once."""
+    def _reached(self, touched: Iterable[Touched]) -> tuple[dict[str, set[str]], Reached]:
+        """By entity the keys of the documents that are named at once, and what leads to others."""
         documents: dict[str, set[str]] = {}
+        reached: Reached = {}
+        plain, nodes = self.layout.plain, self.layout.nodes
+        for one in touched:
+            entity_name = plain.get(one.table)
+            if entity_name is not None:
+                documents.setdefault(entity_name, set()).add(one.key)
+                continue
+            for entity, node in nodes[one.table]:
+                self.assemblers[entity.name].reach(one, node, reached)
+        return documents, reached
+
+    def _climb(self, view: View, reached: Reached, documents: dict[str, set[str]]) -> bool:
+        """Add to `documents` what is reached. False when these are too many to make at once."""
         try:
             for (entity, node), values in reached.items():
                 keys = self.assemblers[entity].climb(view, node, values, self.fan_out)
                 documents.setdefault(entity, set()).update(keys)
         except TooMany:
-            return None
-        return None if sum(map(len, documents.values())) > self.fan_out else documents
+            return False
+        return sum(map(len, documents.values())) <= self.fan_out
 
     def _make(
         self,
@@ -302,32 +311,33 @@ class Capture:
             for key, change in zip(keys, several, strict=True):
                 old = view.row(table, key) if kept.needs_old else None
                 touched.append(Touched(table, key, old, _expected(change, old, len(kept.columns))))
-        reached = self._reached(touched)
+        named, reached = self._reached(touched)
         whole = {(one.table, one.key) for one in touched if one.new is not None}
         for entity, assembler in self.assemblers.items():
-            self._warm_entity(view, versions, assembler, entity, reached, touched, whole)
+            documents = named.get(entity, set()) | self._keys(view, entity, reached)
+            if documents:
+                self._warm_entity(view, versions, assembler, documents, touched, whole)
+
+    def _keys(self, view: View, entity: str, reached: Reached) -> set[str]:
+        """The documents of an entity that are reached, without those that too many rows lead to."""
+        keys: set[str] = set()
+        for (name, node), values in reached.items():
+            if name == entity:
+                with suppress(TooMany):
+                    keys.update(self.assemblers[entity].climb(view, node, values, self.fan_out))
+        return keys
 
     def _warm_entity(
         self,
         view: View,
         versions: Versions,
         assembler: Assembler,
-        entity: str,
-        reached: Reached,
+        keys: set[str],
         touched: Sequence[Touched],
         whole: set[tuple[str, str]],
     ) -> None:
-        keys: set[str] = set()
-        for (name, node), values in reached.items():
-            if name == entity:
-                try:
-                    keys.update(assembler.climb(view, node, values, self.fan_out))
-                except TooMany:
-                    continue
-        if not keys:
-            return
-        versions.load(entity, keys)
-        nodes = self.published[entity].entity.nodes
+        versions.load(assembler.entity.name, keys)
+        nodes = assembler.entity.nodes
         table = nodes[0].table.name
         if len(nodes) == 1:
             assembler.warm(view, [key for key in keys if (table, key) not in whole])
@@ -387,10 +397,11 @@ class Capture:
                     items |= self._truncate(view, {change.table for change in several}, run)
                 else:
                     touched = self._overlay(view, self._loaded(view, several))
-                    items |= self._items(self._reached(touched))
+                    items |= self._items(_merged(*self._reached(touched)))
                     carried += self._carried(connection, view, touched)
+        rows = view_rows(view, run)
         with self.store.write() as connection:
-            write_view(connection, view, run)
+            write_view(connection, rows)
             streams.save_items(connection, fan_out.id, items)
             self._save_carried(connection, carried)
             streams.delete_part(connection, self.state.id, part)
@@ -477,8 +488,9 @@ class Capture:
                         view.assume_absent(table, [kept.key(c.values) for c in some if c.table == table])
                 for change in some:
                     view.apply(change)
+            rows = view_rows(view, self.run)
             with self.store.write() as connection:
-                write_view(connection, view, self.run)
+                write_view(connection, rows)
 
     def _snapshot_completed(self, commit: Commit) -> None:
         """The rows are whole: every document is compared with what the journal has, as a fan-out."""
@@ -537,11 +549,20 @@ def _published(store: Store, entities: Sequence[Entity], subscriptions: Iterable
 
 def _is_large(transaction: Transaction) -> bool:
     """Whether it goes by the spool: too long for one store transaction, or with a truncate in it."""
-    return (
-        bool(transaction.spooled)
-        or len(transaction.changes) > LARGEST_GROUP
-        or any(change.operation is Operation.TRUNCATE for change in transaction.changes)
-    )
+    if transaction.spooled or len(transaction.changes) > LARGEST_GROUP:
+        return True
+    for change in transaction.changes:  # noqa: SIM110 (any() costs five times as much, for each transaction)
+        if change.operation is _TRUNCATE:
+            return True
+    return False
+
+
+def _merged(documents: Mapping[str, set[str]], reached: Reached) -> Reached:
+    """Documents that are named at once are what node 0 leads to."""
+    merged = dict(reached)
+    for entity, keys in documents.items():
+        merged[entity, 0] = merged.get((entity, 0), set()) | keys
+    return merged
 
 
 def _expected(change: RowChange, old: Row | None, columns: int) -> Row | None:

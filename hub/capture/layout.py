@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from hub.catalogue import Kind, Table
-from hub.entities import Entity, Node, captured_columns, key_text
+from hub.entities import Entity, Node, captured_columns, key_text, single_key_text
 
 Row = dict[str, Any]
 JoinValue = Callable[[Row], str | None]  # None when a column is null: null equals nothing
@@ -46,6 +46,7 @@ class Layout:
     tables: Mapping[str, KeptTable]
     lookups: Mapping[tuple[str, tuple[str, ...]], Lookup]
     nodes: Mapping[str, tuple[tuple[Entity, Node], ...]]  # by table: where it is embedded
+    plain: Mapping[str, str]  # by table that is one entity's plain root and nothing else: the entity
 
     def lookup(self, table: Table, columns: tuple[str, ...]) -> Lookup:
         return self.lookups[table.name, columns]
@@ -75,7 +76,10 @@ def make_layout(entities: Sequence[Entity], name_id: Callable[[str, str], int], 
         )
         for name in columns
     }
-    return Layout(tuple(entities), kept, lookups, {name: tuple(places) for name, places in nodes.items()})
+    plain = {
+        name: places[0][0].name for name, places in nodes.items() if len(places) == 1 and node_is_plain(*places[0])
+    }
+    return Layout(tuple(entities), kept, lookups, {name: tuple(places) for name, places in nodes.items()}, plain)
 
 
 def node_is_plain(entity: Entity, node: Node) -> bool:
@@ -107,7 +111,7 @@ def row_key(columns: tuple[str, ...]) -> Callable[[Row], str]:
 
         def single(row: Row) -> str:
             value = row[column]
-            return value if value.__class__ is str else key_text((value,))
+            return value if value.__class__ is str else single_key_text(value)
 
         return single
     values = itemgetter(*columns)
@@ -125,7 +129,7 @@ def join_value(table: Table, columns: tuple[str, ...]) -> JoinValue:
 
         def single(row: Row) -> str | None:
             value = row.get(column)
-            return value if value is None or value.__class__ is str else key_text((value,))
+            return value if value is None or value.__class__ is str else single_key_text(value)
 
         return single
 

@@ -5,7 +5,7 @@ path. The two dialects differ in how a list becomes a table, and in nothing else
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -105,9 +105,16 @@ def write_many(connection: sa.Connection, sql: str, rows: Rows) -> None:
 _UPSERT_IMAGE = "ON CONFLICT (table_id, key) DO UPDATE SET run = excluded.run, image = excluded.image"
 
 
-def write_view(connection: sa.Connection, view: View, run: int) -> None:
-    """Store what changed in the view."""
-    sql = statements(connection)
+class ViewRows(NamedTuple):
+    """What changed in a view, as the rows of statements."""
+
+    upserts: Rows  # (table id, key, run, image)
+    deletes: Rows  # (table id, key)
+    joined: Rows  # (lookup id, value, row key)
+    parted: Rows
+
+
+def view_rows(view: View, run: int) -> ViewRows:
     upserts: list[tuple[Any, ...]] = []
     deletes: list[tuple[Any, ...]] = []
     for table, changed in view.changed.items():
@@ -119,12 +126,17 @@ def write_view(connection: sa.Connection, view: View, run: int) -> None:
     for lookup_id, moved in view.moved.items():
         for (value, key), is_joined in moved.items():
             (joined if is_joined else parted).append((lookup_id, value, key))
+    return ViewRows(upserts, deletes, joined, parted)
+
+
+def write_view(connection: sa.Connection, rows: ViewRows) -> None:
+    sql = statements(connection)
     images = ("table_id", "key", "run", "image")
     references = ("lookup_id", "value", "row_key")
-    write_many(connection, sql.insert("row_image", images, _UPSERT_IMAGE), upserts)
-    write_many(connection, sql.delete("row_image", ("table_id", "key")), deletes)
-    write_many(connection, sql.insert("row_reference", references, "ON CONFLICT DO NOTHING"), joined)
-    write_many(connection, sql.delete("row_reference", references), parted)
+    write_many(connection, sql.insert("row_image", images, _UPSERT_IMAGE), rows.upserts)
+    write_many(connection, sql.delete("row_image", ("table_id", "key")), rows.deletes)
+    write_many(connection, sql.insert("row_reference", references, "ON CONFLICT DO NOTHING"), rows.joined)
+    write_many(connection, sql.delete("row_reference", references), rows.parted)
 
 
 _DOCUMENT = (
