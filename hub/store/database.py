@@ -51,6 +51,7 @@ class Store:
                 f"synchronous = {'FULL' if durable else 'NORMAL'}",
                 "cache_size = -65536",
                 "temp_store = MEMORY",
+                "mmap_size = 4294967296",  # what the kernel has cached is read in place, without a copy
                 "wal_autocheckpoint = 20000",
                 f"busy_timeout = {int(BUSY_TIMEOUT * 1000)}",
             ):
