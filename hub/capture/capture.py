@@ -23,7 +23,7 @@ from hub.capture.fan_out import FanOuts, is_past
 from hub.capture.images import TooMany, Touched, View
 from hub.capture.layout import Layout, Row, make_layout
 from hub.capture.sweep import Sweep
-from hub.capture.versions import Published, Versions
+from hub.capture.versions import Heads, Published, Versions
 from hub.changes import (
     Arrival,
     Commit,
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 GROUP = 1000  # row changes that share a store transaction, to begin with
 LARGEST_GROUP = 2000
-WRITE_TARGET = 0.030  # seconds that a store transaction should take
+WRITE_TARGET = 0.038  # seconds that a store transaction should take
 PROGRESS_EVERY = 1.0  # seconds between stores of a position that nothing but heartbeats moved
 
 _TRUNCATE = Operation.TRUNCATE
@@ -87,6 +87,7 @@ class Capture:
         self._fan_outs = FanOuts(self)
         self._sweep = Sweep(self)
         self._entity_names = {published.id: name for name, published in self.published.items()}
+        self._heads = Heads()
         self._group = GROUP
         self._progress_at = 0.0
         if any(fan_out.spooled for fan_out in self.pending):
@@ -198,19 +199,21 @@ class Capture:
 
     def _adapt(self, took: float) -> None:
         """Keep the time that a store transaction holds the write lock near its target."""
-        if took > 1.3 * WRITE_TARGET:
+        if took > 1.2 * WRITE_TARGET:
             self._group = max(50, self._group * 3 // 4)
-        elif took < 0.7 * WRITE_TARGET:
+        elif took < 0.8 * WRITE_TARGET:
             self._group = min(LARGEST_GROUP, self._group * 5 // 4)
 
     def write_versions(self, connection: sa.Connection, versions: Versions) -> None:
         write_documents(connection, versions.documents, versions.deliveries)
+        versions.written()
         if versions.deliveries:
             self.store.ring("dispatch", connection)
 
     def open(self, connection: sa.Connection) -> tuple[View, Versions]:
         images = StoredImages(connection)
-        return View(self.layout, images, dict(self.floors)), Versions(self.published, images, now())
+        view = View(self.layout, images, dict(self.floors))
+        return view, Versions(self.published, images, self._heads, now())
 
     def _overlay(self, view: View, changes: Iterable[RowChange]) -> Collection[Touched]:
         """Overlay the changes of one transaction; each row once, as it was before and as it is after."""

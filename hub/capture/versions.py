@@ -16,6 +16,11 @@ _EVENT = {event: code for code, event in enumerate(EVENTS)}
 _CAUSE = {cause: code for code, cause in enumerate(CAUSES)}
 
 
+Head = tuple[int, bytes | None]  # version and body of a document's newest version
+
+HEADS = 64 << 20  # bytes of them in memory
+
+
 class HeadReader(Protocol):
     def heads(self, entity_id: int, keys: Collection[str]) -> Iterable[tuple[str, int, bytes | None]]:
         """(key, version, body) of the newest version of each document."""
@@ -30,21 +35,56 @@ class Published(NamedTuple):
     subscriptions: Sequence[tuple[int, Subscription]]  # (id, subscription)
 
 
+class Heads:
+    """The newest versions that this process has made, as many as memory allows: nobody else makes any."""
+
+    def __init__(self, limit: int = HEADS) -> None:
+        self._limit = limit
+        self._size = 0
+        self._kept: dict[tuple[str, str], Head] = {}  # by entity and key, the newest last
+
+    def get(self, entity: str, key: str) -> Head | None:
+        return self._kept.get((entity, key))
+
+    def keep(self, entity: str, heads: Mapping[str, Head]) -> None:
+        kept = self._kept
+        for key, head in heads.items():
+            before = kept.pop((entity, key), None)
+            kept[entity, key] = head
+            self._size += _weight(head) - (_weight(before) if before is not None else 0)
+        while self._size > self._limit:
+            self._size -= _weight(kept.pop(next(iter(kept))))
+
+
+def _weight(head: Head) -> int:
+    """Bytes of memory, about."""
+    return 300 + len(head[1] or b"")
+
+
 class Versions:
     """What a group of transactions adds to the journal and to the deliveries."""
 
-    def __init__(self, published: Mapping[str, Published], reader: HeadReader, made_at: int) -> None:
+    def __init__(self, published: Mapping[str, Published], reader: HeadReader, known: Heads, made_at: int) -> None:
         self.documents: list[tuple[Any, ...]] = []  # rows as `hub.store.images.write_documents` takes them
         self.deliveries: list[tuple[Any, ...]] = []
         self._published = published
         self._reader = reader
+        self._known = known
         self._made_at = made_at
-        self._heads: dict[str, dict[str, tuple[int, bytes | None]]] = {name: {} for name in published}
+        self._heads: dict[str, dict[str, Head]] = {name: {} for name in published}
+        self._made: dict[str, dict[str, Head]] = {}  # those of them that are new
 
     def load(self, entity: str, keys: Iterable[str]) -> None:
         """Read the newest versions that are not known yet, in one statement."""
-        heads = self._heads[entity]
-        missing = [key for key in keys if key not in heads]
+        heads, known = self._heads[entity], self._known
+        missing = []
+        for key in keys:
+            if key not in heads:
+                head = known.get(entity, key)
+                if head is None:
+                    missing.append(key)
+                else:
+                    heads[key] = head
         if not missing:
             return
         heads.update(dict.fromkeys(missing, (0, None)))
@@ -68,7 +108,7 @@ class Versions:
         after = None if tree is None else encode(tree)
         if after == before:
             return False
-        heads[key] = (version + 1, after)
+        heads[key] = self._made.setdefault(entity, {})[key] = (version + 1, after)
         published = self._published[entity]
         event = _CREATED if before is None else _DELETED if after is None else _UPDATED
         self.documents.append(
@@ -82,8 +122,8 @@ class Versions:
                 commit.transaction,
                 commit.committed_at,
                 self._made_at,
+                after if after is None else bytearray(after),
                 msgspec.json.encode(merged).decode() if merged else None,
-                after,
             )
         )
         if published.subscriptions:
@@ -93,6 +133,11 @@ class Versions:
             )  # fmt: skip
             self._plan(published, change, cause)
         return True
+
+    def written(self) -> None:
+        """They are in the store, or will be before anything that is read from now on matters."""
+        for entity, made in self._made.items():
+            self._known.keep(entity, made)
 
     def _plan(self, published: Published, change: DocumentChange, cause: Cause) -> None:
         for subscription_id, subscription in published.subscriptions:
