@@ -145,7 +145,7 @@ class Capture:
                 continue  # it came again after a restart
             large = _is_large(transaction)
             if group and (large or self._loads() or size + len(transaction.changes) > self._group):
-                self._apply_group(group)
+                self._apply_group(group, durable=False)  # what follows takes it to the disk
                 group, size = [], 0
                 if self._loads():
                     self._fan_outs.piece()
@@ -163,11 +163,11 @@ class Capture:
 
     # a group of transactions
 
-    def _apply_group(self, transactions: Sequence[Transaction]) -> None:
+    def _apply_group(self, transactions: Sequence[Transaction], durable: bool = True) -> None:
         while transactions:
-            transactions = transactions[self._apply_some(transactions) :]
+            transactions = transactions[self._apply_some(transactions, durable) :]
 
-    def _apply_some(self, transactions: Sequence[Transaction]) -> int:
+    def _apply_some(self, transactions: Sequence[Transaction], durable: bool) -> int:
         """Apply the transactions up to the first that begins a fan-out, which those after it have to know of."""
         wide: Reached | None = None
         carried: list[tuple[int, Item]] = []
@@ -185,7 +185,7 @@ class Capture:
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
         rows = view_rows(view, self.run)  # before the lock is held
-        with self.store.write() as connection:
+        with self.store.write(durable=durable) as connection:
             started = time.monotonic()
             write_view(connection, rows)
             self.write_versions(connection, versions)
@@ -311,6 +311,10 @@ class Capture:
             keys = [kept.key(change.values) for change in several]
             partial = [k for k, c in zip(keys, several, strict=True) if len(c.values) < len(kept.columns)]
             view.load(table, keys if kept.needs_old else partial)
+            alone = self.layout.plain.get(table, "")
+            if alone and len(self.published[alone].entity.nodes) == 1:
+                versions.load(alone, dict.fromkeys(keys))
+                continue
             for key, change in zip(keys, several, strict=True):
                 old = view.row(table, key) if kept.needs_old else None
                 touched.append(Touched(table, key, old, _expected(change, old, len(kept.columns))))

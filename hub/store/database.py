@@ -35,11 +35,12 @@ class Store:
         self.url = sa.make_url(url)
         self.dialect = self.url.get_backend_name()
         self.is_sqlite = self.dialect == "sqlite"
-        self.engine = self._sqlite_engine(durable) if self.is_sqlite else sa.create_engine(self.url, pool_pre_ping=True)
+        self._durable = durable
+        self.engine = self._sqlite_engine() if self.is_sqlite else sa.create_engine(self.url, pool_pre_ping=True)
         self._ids: dict[tuple[str, str], int] = {}
         self._names: dict[int, str] = {}
 
-    def _sqlite_engine(self, durable: bool) -> sa.Engine:
+    def _sqlite_engine(self) -> sa.Engine:
         arguments = {"timeout": BUSY_TIMEOUT, "check_same_thread": False}
         engine = sa.create_engine(self.url, connect_args=arguments, pool_reset_on_return=None)
 
@@ -48,7 +49,8 @@ class Store:
             connection.isolation_level = None  # BEGIN is ours
             for pragma in (
                 "journal_mode = WAL",
-                f"synchronous = {'FULL' if durable else 'NORMAL'}",
+                # Freed room is overwritten where that costs no write: an erased document is not to be found there.
+                "secure_delete = FAST",
                 "cache_size = -65536",
                 "temp_store = MEMORY",
                 "mmap_size = 4294967296",  # what the kernel has cached is read in place, without a copy
@@ -76,18 +78,29 @@ class Store:
                 yield connection
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """One store transaction: all of it or nothing."""
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        """One store transaction: all of it or nothing.
+
+        `durable=False`: it need not be on disk before the next one that is (SQLite only).
+        """
         with self.engine.connect() as connection:
             if not self.is_sqlite:
                 with connection.begin():
                     yield connection
                 return
             rings = connection.info["rings"] = set[str]()
+            self._synchronise(connection, self._durable and durable)
             with self._turn(connection), _transaction(connection, "BEGIN IMMEDIATE"):
                 yield connection
         for role in rings:
             ring_pipe(self._pipe(role))
+
+    @staticmethod
+    def _synchronise(connection: sa.Connection, durable: bool) -> None:
+        """FULL takes a commit to the disk, and with it the log of all commits before it."""
+        if connection.info.get("durable") is not durable:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.info["durable"] = durable
 
     @contextmanager
     def _turn(self, connection: sa.Connection) -> Iterator[None]:
