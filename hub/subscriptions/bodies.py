@@ -199,5 +199,4 @@ def _tree(body: bytes | None) -> Any:
 
 def _time(microseconds: int) -> str:
     """RFC 3339, UTC, always with six fraction digits: texts sort as the instants do."""
-    moment = _EPOCH + timedelta(microseconds=microseconds)
-    return f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z"
+    return (_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds") + "Z"
