@@ -97,8 +97,11 @@ class Assembler:
         else:
             rows = view.found(self._by_key, self.root_value(key))
             row = next((row for row in rows if self.key_of(row) == key), None)
-        soft_delete = self.entity.root.soft_delete
-        return None if row is None or (soft_delete and row[soft_delete] is not None) else row
+        return None if row is None or _hidden(self.entity.root, row) else row
+
+    def alone(self, row: Row | None) -> dict[str, Any] | None:
+        """The document of an entity that embeds nothing, from its root row."""
+        return None if row is None or _hidden(self.entity.root, row) else self.steps[0].fields(row)
 
     def root_row_keys(self, view: View, key: str) -> list[str]:
         """The row keys of the rows that a document key leads to: one, or none."""

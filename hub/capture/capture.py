@@ -177,6 +177,8 @@ class Capture:
             changes = [c for transaction in transactions for c in transaction.changes if c.table not in self.drifted]
             self._warm(view, versions, changes)
             for applied, transaction in enumerate(transactions, 1):  # noqa: B007 (used behind the loop)
+                if self._make_alone(view, versions, transaction):
+                    continue
                 touched = self._overlay(view, transaction.changes)
                 documents, reached = self._reached(touched)
                 if not self._climb(view, reached, documents):
@@ -196,6 +198,18 @@ class Capture:
         self.position = commit.lsn
         self.pending += begun
         return applied
+
+    def _make_alone(self, view: View, versions: Versions, transaction: Transaction) -> bool:
+        """The short way of one row that is one document; False when the transaction is not that."""
+        changes = transaction.changes
+        if len(changes) != 1 or self.pending:
+            return False
+        entity = self.layout.alone.get(changes[0].table)
+        if entity is None or changes[0].table in self.drifted:
+            return False
+        one = view.apply(changes[0])
+        versions.make(entity, one.key, self.assemblers[entity].alone(one.new), transaction.commit)
+        return True
 
     def _adapt(self, took: float) -> None:
         """Keep the time that a store transaction holds the write lock near its target."""
@@ -311,9 +325,8 @@ class Capture:
             keys = [kept.key(change.values) for change in several]
             partial = [k for k, c in zip(keys, several, strict=True) if len(c.values) < len(kept.columns)]
             view.load(table, keys if kept.needs_old else partial)
-            alone = self.layout.plain.get(table, "")
-            if alone and len(self.published[alone].entity.nodes) == 1:
-                versions.load(alone, dict.fromkeys(keys))
+            if table in self.layout.alone:
+                versions.load(self.layout.alone[table], dict.fromkeys(keys))
                 continue
             for key, change in zip(keys, several, strict=True):
                 old = view.row(table, key) if kept.needs_old else None

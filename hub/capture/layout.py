@@ -47,6 +47,7 @@ class Layout:
     lookups: Mapping[tuple[str, tuple[str, ...]], Lookup]
     nodes: Mapping[str, tuple[tuple[Entity, Node], ...]]  # by table: where it is embedded
     plain: Mapping[str, str]  # by table that is one entity's plain root and nothing else: the entity
+    alone: Mapping[str, str]  # those of them whose entity embeds nothing
 
     def lookup(self, table: Table, columns: tuple[str, ...]) -> Lookup:
         return self.lookups[table.name, columns]
@@ -79,7 +80,15 @@ def make_layout(entities: Sequence[Entity], name_id: Callable[[str, str], int], 
     plain = {
         name: places[0][0].name for name, places in nodes.items() if len(places) == 1 and node_is_plain(*places[0])
     }
-    return Layout(tuple(entities), kept, lookups, {name: tuple(places) for name, places in nodes.items()}, plain)
+    single = {entity.name for entity in entities if len(entity.nodes) == 1}
+    return Layout(
+        entities=tuple(entities),
+        tables=kept,
+        lookups=lookups,
+        nodes={name: tuple(places) for name, places in nodes.items()},
+        plain=plain,
+        alone={table: entity for table, entity in plain.items() if entity in single},
+    )
 
 
 def node_is_plain(entity: Entity, node: Node) -> bool:

@@ -18,7 +18,7 @@ _CAUSE = {cause: code for code, cause in enumerate(CAUSES)}
 
 Head = tuple[int, bytes | None]  # version and body of a document's newest version
 
-HEADS = 64 << 20  # bytes of them in memory
+HEADS = 96 << 20  # bytes of them in memory
 
 
 class HeadReader(Protocol):
@@ -36,29 +36,35 @@ class Published(NamedTuple):
 
 
 class Heads:
-    """The newest versions that this process has made, as many as memory allows: nobody else makes any."""
+    """The newest versions that this process has made, as far as memory goes: nobody else makes any.
+
+    Two generations: once the younger one has its half of the room, it becomes the older, whose place it takes.
+    """
 
     def __init__(self, limit: int = HEADS) -> None:
         self._limit = limit
-        self._size = 0
-        self._kept: dict[tuple[str, str], Head] = {}  # by entity and key, the newest last
+        self._size = 0  # bytes of the younger, about
+        self._young: dict[str, dict[str, Head]] = {}  # by entity and key
+        self._old: dict[str, dict[str, Head]] = {}
 
-    def get(self, entity: str, key: str) -> Head | None:
-        return self._kept.get((entity, key))
+    def find(self, entity: str, keys: Iterable[str]) -> tuple[dict[str, Head], list[str]]:
+        """Those that are known, and the keys of the others."""
+        young, old = self._young.get(entity, {}), self._old.get(entity, {})
+        found: dict[str, Head] = {}
+        missing = []
+        for key in keys:
+            head = young.get(key) or old.get(key)
+            if head is None:
+                missing.append(key)
+            else:
+                found[key] = head
+        return found, missing
 
     def keep(self, entity: str, heads: Mapping[str, Head]) -> None:
-        kept = self._kept
-        for key, head in heads.items():
-            before = kept.pop((entity, key), None)
-            kept[entity, key] = head
-            self._size += _weight(head) - (_weight(before) if before is not None else 0)
-        while self._size > self._limit:
-            self._size -= _weight(kept.pop(next(iter(kept))))
-
-
-def _weight(head: Head) -> int:
-    """Bytes of memory, about."""
-    return 300 + len(head[1] or b"")
+        self._young.setdefault(entity, {}).update(heads)
+        self._size += sum(300 + len(body or b"") for _, body in heads.values())
+        if self._size > self._limit // 2:
+            self._young, self._old, self._size = {}, self._young, 0
 
 
 class Versions:
@@ -76,15 +82,9 @@ class Versions:
 
     def load(self, entity: str, keys: Iterable[str]) -> None:
         """Read the newest versions that are not known yet, in one statement."""
-        heads, known = self._heads[entity], self._known
-        missing = []
-        for key in keys:
-            if key not in heads:
-                head = known.get(entity, key)
-                if head is None:
-                    missing.append(key)
-                else:
-                    heads[key] = head
+        heads = self._heads[entity]
+        known, missing = self._known.find(entity, [key for key in keys if key not in heads])
+        heads.update(known)
         if not missing:
             return
         heads.update(dict.fromkeys(missing, (0, None)))

@@ -1,7 +1,7 @@
 """What a delivery says: a CloudEvent, or the body that the subscription gives, rendered at each attempt."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MAX_PARTS = 10_000  # maps, lists and scalars of one body
 EVENT_NAMES = frozenset({"default", *(event.value for event in Event)})
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)  # UTC, without a zone to write
 _NULL = msgspec.Raw(b"null")
 
 
