@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from hub.store.database import Store
 
 
-# Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own store, what
-# waits for capture waits in the source's log.
-DISPATCH_NICENESS = 19
-
-
 @click.command()
 @click.option("--role", type=click.Choice(["capture", "dispatch"]), help="Run this role alone, without supervision.")
 @click.option("--stream", help="With --role capture: which stream, as source/stream. Needed when there are several.")
@@ -199,7 +194,9 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
     store = open_store(project.store, durable=False)
     lock = hold(store, "dispatch")
     dispatcher = build_dispatcher(project, store)
-    dispatcher.give_way(DISPATCH_NICENESS)
+    # Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own store,
+    # what waits for capture waits in the source's log.
+    dispatcher.give_way()
 
     async def role() -> None:
         stop, finish = asyncio.Event(), asyncio.Event()

@@ -116,10 +116,13 @@ class Dispatcher:
 
     # The role
 
-    def give_way(self, niceness: int) -> None:
-        """Run behind others that want the processor. Not the thread that writes: capture waits for its lock."""
-        self._writes.submit(int).result()  # a thread is as nice as the one that started it
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    def give_way(self) -> None:
+        """Run when others leave the processor idle. Not the thread that writes: capture waits for its lock."""
+        self._writes.submit(int).result()  # a thread is scheduled as the one that started it
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.nice(19)
 
     async def run(self, stop: asyncio.Event | None = None, finish: asyncio.Event | None = None) -> None:
         """Deliver until `stop` is set; once `finish` is set, until all is settled.
