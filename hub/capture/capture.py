@@ -100,7 +100,8 @@ class Capture:
         return self._fan_outs.piece() or self._sweep.piece()
 
     def look_again(self) -> None:
-        """Take up the fan-outs that others asked for, as `hub verify --repair` does."""
+        """Take up the fan-outs that others asked for, as `hub verify --repair` does: the store is believed alone."""
+        self._heads = Heads()
         with self.store.read() as connection:
             self.pending = streams.load_fan_outs(connection, self.state.id)
 
