@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.capture.capture import Capture
+from hub.capture.versions import Heads
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.changes import (
     Arrival,
@@ -24,7 +25,7 @@ from hub.changes import (
     Transaction,
     TransactionPart,
 )
-from hub.documents import decode
+from hub.documents import Cause, decode
 from hub.entities import compile_entity
 from hub.project import EntityConfig, Relation
 from hub.store import streams, tables
@@ -50,6 +51,7 @@ TABLES = {
         table("products", ("id",), "id", "sku"),
         table("order_tags", ("order_id", "tag_id"), "order_id", "tag_id"),
         table("tags", ("id",), "id", "name", "parent_id"),
+        table("visits", ("id",), "id", "name", "gone"),
     )
 }
 ORDER = EntityConfig(
@@ -86,6 +88,7 @@ TAG = EntityConfig(
         Relation("below", "has_many", "tags", ("parent_id",)),
     ),
 )
+VISIT = EntityConfig("visit", "main", "visits", soft_delete="gone")
 CATALOGUE = Catalogue(TABLES, 150000)
 
 
@@ -127,6 +130,7 @@ def tag_of(rows: Rows, id: Any) -> Document:
 def documents(rows: Rows) -> dict[tuple[str, str], Document]:
     found: dict[tuple[str, str], Document] = {("order", str(id)): order_of(rows, id) for (id,) in rows["orders"]}
     found |= {("tag", str(id)): tag_of(rows, id) for (id,) in rows["tags"]}
+    found |= {("visit", str(id)): row for (id,), row in rows["visits"].items() if row["gone"] is None}
     return json.loads(json.dumps({f"{e}:{k}": d for (e, k), d in found.items() if d is not None}))
 
 
@@ -183,7 +187,7 @@ class Legacy:
         yield RowChange(table.name, Operation.INSERT, {c: v for c, v in held[moved].items() if c not in left_out})
 
     def truncate(self) -> list[RowChange]:
-        name = self.random.choice(["lines", "tags", "orders", "countries"])
+        name = self.random.choice(["lines", "tags", "orders", "countries", "visits"])
         self.rows[name].clear()
         return [RowChange(name, Operation.TRUNCATE, {}), *self.transaction()]
 
@@ -201,7 +205,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def capture(store: Store, fan_out: int = 1000) -> Capture:
-    entities = [compile_entity(config, CATALOGUE) for config in (ORDER, TAG)]
+    entities = [compile_entity(config, CATALOGUE) for config in (ORDER, TAG, VISIT)]
     state = streams.load_stream(store, "main/main") or streams.begin_snapshot(store, "main/main", CATALOGUE, {})
     return Capture(store, state, entities, [], fan_out)
 
@@ -327,6 +331,37 @@ def test_a_later_snapshot_sends_only_differences(store: Store, seed: int) -> Non
     assert heads(store) == after
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     assert changed == {f"{r['entity']}:{r['key']}" for r in journal(store) if r["transaction"] == 500}
+
+
+def test_a_repair_compares_with_the_store_and_not_with_what_capture_remembers(store: Store) -> None:
+    """A stored document that was changed by hand gets a version that is right again."""
+    legacy = Legacy(2)
+    under_test = begun(store, legacy)
+    visit = {"id": 1, "name": "a", "gone": None}
+    legacy.rows["visits"][1,] = visit
+    under_test.apply([Transaction(Commit(1000, 100, 1), [RowChange("visits", Operation.UPDATE, visit)])])
+    entity = store.name_id("entity", "visit")
+    with store.write() as connection:
+        connection.execute(sa.update(tables.document).where(tables.document.c.key == "1").values(body=b"{}"))
+        fan_out = streams.save_fan_out(connection, under_test.state.id, Commit(1000, 0, 1), Cause.RESYNC)
+        streams.save_items(connection, fan_out.id, [(entity, 0, "1")])
+
+    under_test.look_again()
+    settle(under_test)
+
+    assert visit == heads(store)["visit:1"]
+
+
+def test_newest_versions_in_memory_are_bounded() -> None:
+    """Of many only the later ones are known, and a known one is the newest."""
+    known = Heads(limit=10_000)
+    for number in range(100):
+        known.keep("order", {str(number): (1, b"x" * 100), "again": (number, b"")})
+
+    found, missing = known.find("order", ["0", "99", "again"])
+
+    assert found == {"99": (1, b"x" * 100), "again": (99, b"")}
+    assert missing == ["0"]
 
 
 def test_commits_during_the_initial_load_have_versions_of_their_own(store: Store) -> None:
