@@ -160,7 +160,7 @@ class Capture:
 
     def _loads(self) -> bool:
         """A snapshot's documents are being made. Commits go one by one meanwhile: each may have to make some first."""
-        return any(fan_out.cause is not Cause.ROW for fan_out in self.pending)
+        return bool(self.pending) and any(fan_out.cause is not Cause.ROW for fan_out in self.pending)
 
     # a group of transactions
 
