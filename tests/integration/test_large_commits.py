@@ -89,12 +89,12 @@ class ProbedStore(Store):
         self.writes_left = -1  # before it is killed; negative: it is not
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         if self.writes_left == 0:
             self.writes_left = -1
             raise Killed
         self.writes_left -= 1
-        with super().write() as connection:
+        with super().write(durable=durable) as connection:
             started = time.monotonic()
             yield connection
         self.held.append(time.monotonic() - started)
