@@ -10,7 +10,6 @@ after a restart Debezium begins where the slot stands, and the store drops what 
 """
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import msgspec
 
 from cdc.envelope import decode, holds_unavailable, table_readers
-from cdc.jvm import JVM_NICENESS, start_jvm
+from cdc.jvm import give_way, start_jvm
 from cdc.settings import StreamSettings, engine_settings
 from cdc.source import Watch, check_start, drop_slot, explain_failure
 from cdc.transactions import Assembler
@@ -151,8 +150,8 @@ class EngineFeed:
         return builder.using(properties).using(callback).notifying(consumer).build()
 
     def _run(self) -> None:
-        os.nice(JVM_NICENESS)
         try:
+            give_way()
             self._engine.run()
         finally:
             self._ended.set()

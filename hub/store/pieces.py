@@ -38,18 +38,11 @@ def delete_rows(
     seqs: Sequence[int],
     condition: sa.ColumnElement[bool],
     pieces: Pieces,
-    *,
-    overwrite: bool = False,
 ) -> int:
-    """Delete those that still fit the condition; how many they were.
-
-    `overwrite`: SQLite fills what was deleted with zeros.
-    """
+    """Delete those that still fit the condition; how many they were."""
     deleted = 0
     while seqs:
         piece, seqs = seqs[: pieces.size], seqs[pieces.size :]
         with pieces.write(store, len(piece)) as connection:
-            if overwrite and store.is_sqlite:
-                connection.exec_driver_sql("PRAGMA secure_delete = ON")
             deleted += connection.execute(sa.delete(table).where(table.c.seq.in_(piece), condition)).rowcount
     return deleted

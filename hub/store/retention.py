@@ -159,7 +159,7 @@ def erase(store: Store, erasure: Erasure) -> None:
         )
         with store.read() as connection:
             found = connection.scalars(query).all()
-        delete_rows(store, table, found, sa.true(), Pieces(), overwrite=True)
+        delete_rows(store, table, found, sa.true(), Pieces())
     if store.is_sqlite:
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
