@@ -167,6 +167,12 @@ def count(store: Path) -> Count:
     return Count(documents, waiting + delivered)
 
 
+def waiting(store: Path) -> int:
+    """Deliveries that are not settled."""
+    with sqlite3.connect(store, timeout=60) as connection:
+        return int(connection.execute("SELECT count(*) FROM delivery").fetchone()[0])
+
+
 def follow(store: Path, documents: int, end: int) -> float:
     """Seconds from the first new version to the moment at which all up to `end` is stored."""
     with sqlite3.connect(store, timeout=60) as connection:
@@ -229,13 +235,16 @@ def latency(bench: Bench) -> tuple[float, float]:
         bench.rewind()
         bench.write_project(receiver.url)
         with bench.running():
+            while waiting(bench.store):  # what the loads before left
+                time.sleep(0.5)
+            warm = len(receiver.log()) + WARM_UP_COMMITS
             commits_per_second(bench.url, 100, WARM_UP_COMMITS)
-            receiver.wait_for(WARM_UP_COMMITS, 120)
+            receiver.wait_for(warm, 120)
             commits_per_second(bench.url, 100, LATENCY_COMMITS)
-            receiver.wait_for(WARM_UP_COMMITS + LATENCY_COMMITS, 120)
+            receiver.wait_for(warm + LATENCY_COMMITS, 120)
         log = receiver.log()
     late = []
-    for received in log[WARM_UP_COMMITS:]:
+    for received in log[warm:]:
         committed = datetime.fromisoformat(received.json["time"]).timestamp()
         late.append(1000 * (received.at - committed))
     late.sort()
