@@ -1,7 +1,8 @@
 """The bare engine: Debezium with a consumer that does nothing, as fast as it goes, over the same log as the hub.
 
-Run as a process of its own, `python -m benchmarks.bare URL SLOT DIRECTORY END`: it prints the seconds between its
-first and last batch and the number of records in them, once the commit LSN `END` has come.
+Run as a process of its own, `python -m benchmarks.bare URL SLOT PUBLICATION DIRECTORY END JVM`: it prints the seconds
+between its first and last batch and the number of records in them, once the commit LSN `END` has come. `JVM` is
+"default", or "hub" for the options that the hub starts its own with.
 """
 
 import json
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cdc.catalogue import read_catalogue
-from cdc.jvm import start_jvm
+from cdc.jvm import INLINING, start_jvm
 from cdc.settings import StreamSettings, engine_settings
 from cdc.source import connect
 from hub.changes import parse_lsn
 
 
-def main(url: str, slot: str, publication: str, directory: str, end: int) -> None:
+def main(url: str, slot: str, publication: str, directory: str, end: int, jvm: str) -> None:
     with connect(url) as connection:
         catalogue = read_catalogue(connection)
     tables = {name: [c.name for c in t.columns] for name, t in catalogue.tables.items() if name.startswith("bench.")}
@@ -28,7 +29,7 @@ def main(url: str, slot: str, publication: str, directory: str, end: int) -> Non
     settings = {name: value for name, value in settings.items() if not name.startswith(("converters", "hub."))}
     settings |= {"publication.name": publication, "heartbeat.interval.ms": "500", "poll.interval.ms": "10"}
     settings |= {"max.batch.size": "8192", "max.queue.size": "32768"}
-    jpype = start_jvm(Path(directory))
+    jpype = start_jvm(Path(directory), INLINING if jvm == "hub" else ())
     properties = jpype.JClass("java.util.Properties")()
     for name, value in settings.items():
         properties.setProperty(name, value)
@@ -65,4 +66,5 @@ def main(url: str, slot: str, publication: str, directory: str, end: int) -> Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], parse_lsn(sys.argv[5]))
+    url, slot, publication, directory, end, jvm = sys.argv[1:]
+    main(url, slot, publication, directory, parse_lsn(end), jvm)
