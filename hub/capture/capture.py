@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from hub.capture.assemble import Assembler, Reached
 from hub.capture.fan_out import FanOuts, is_past
 from hub.capture.images import TooMany, Touched, View
+from hub.capture.late_images import LateImages
 from hub.capture.layout import Layout, Row, make_layout
 from hub.capture.sweep import Sweep
 from hub.capture.versions import Heads, Published, Versions
@@ -52,7 +53,7 @@ LARGEST_GROUP = 2000
 WRITE_TARGET = 0.038  # seconds that a store transaction should take
 PROGRESS_EVERY = 1.0  # seconds between stores of a position that nothing but heartbeats moved
 
-_TRUNCATE = Operation.TRUNCATE
+_TRUNCATE, _DELETE = Operation.TRUNCATE, Operation.DELETE
 
 Item = tuple[int, int, str]  # (entity id, node, key) of a fan-out
 
@@ -86,22 +87,29 @@ class Capture:
             self.pending = streams.load_fan_outs(connection, state.id)
         self._fan_outs = FanOuts(self)
         self._sweep = Sweep(self)
+        self._late = LateImages(self, state.imaged)
         self._entity_names = {published.id: name for name, published in self.published.items()}
         self._heads = Heads()
         self._group = GROUP
         self._progress_at = 0.0
+        if self.pending:  # others asked for it meanwhile
+            self._late.catch_up()
         if any(fan_out.spooled for fan_out in self.pending):
             self.apply_spool()
         else:
             streams.clear_spool(store, state.id)
 
-    def work(self) -> bool:
-        """Do one piece of what is pending. False when there is nothing to do but to wait for arrivals."""
-        return self._fan_outs.piece() or self._sweep.piece()
+    def work(self, idle: bool = True) -> bool:
+        """Do one piece of what is pending. False when there is nothing to do but to wait for arrivals.
+
+        `idle`: nothing arrives, so that what can wait may be done too.
+        """
+        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle)
 
     def look_again(self) -> None:
         """Take up the fan-outs that others asked for, as `hub verify --repair` does: the store is believed alone."""
         self._heads = Heads()
+        self._late.catch_up()
         with self.store.read() as connection:
             self.pending = streams.load_fan_outs(connection, self.state.id)
 
@@ -173,44 +181,58 @@ class Capture:
         wide: Reached | None = None
         carried: list[tuple[int, Item]] = []
         commit = transactions[-1].commit
+        changes = [c for transaction in transactions for c in transaction.changes if c.table not in self.drifted]
+        late = self._late.may_wait(changes)
         with self.store.read() as connection:
             view, versions = self.open(connection)
-            changes = [c for transaction in transactions for c in transaction.changes if c.table not in self.drifted]
             self._warm(view, versions, changes)
-            for applied, transaction in enumerate(transactions, 1):  # noqa: B007 (used behind the loop)
-                if self._make_alone(view, versions, transaction):
+            for applied, transaction in enumerate(transactions, 1):
+                if self._make_alone(view, versions, transaction, late):
                     continue
                 touched = self._overlay(view, transaction.changes)
                 named, reached = self._reached(touched)
                 documents = self._climb(view, reached, named)
+                if documents is None and late and applied > 1:
+                    return self._apply_some(transactions[: applied - 1], durable)  # images have to be there before it
                 if documents is None:
+                    self._late.catch_up()
+                    late = set()
                     wide, commit = _merged(named, reached), transaction.commit
                     carried = self._carried(connection, view, touched)
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
-        rows = view_rows(view, self.run)  # before the lock is held
+        rows = view_rows(view, self.run, late)  # before the lock is held
         with self.store.write(durable=durable) as connection:
             started = time.monotonic()
+            since = self._late.begin(connection) if late else 0
             write_view(connection, rows)
             self.write_versions(connection, versions)
             begun = [self._begin_fan_out(connection, commit, wide)] if wide is not None else []
             self._save_carried(connection, carried)
             streams.save_position(connection, self.state.id, commit.lsn)
         self._adapt(time.monotonic() - started)
+        if late:
+            self._late.wait(since, len(versions.documents))
         self.position = commit.lsn
         self.pending += begun
         return applied
 
-    def _make_alone(self, view: View, versions: Versions, transaction: Transaction) -> bool:
+    def _make_alone(self, view: View, versions: Versions, transaction: Transaction, late: Collection[str]) -> bool:
         """The short way of one row that is one document; False when the transaction is not that."""
         changes = transaction.changes
         if len(changes) != 1 or self.pending:
             return False
-        entity = self.layout.alone.get(changes[0].table)
-        if entity is None or changes[0].table in self.drifted:
+        change = changes[0]
+        table = change.table
+        entity = self.layout.alone.get(table)
+        if entity is None or table in self.drifted:
             return False
-        one = view.apply(changes[0])
-        versions.make(entity, one.key, self.assemblers[entity].alone(one.new), transaction.commit)
+        row: Row | None = change.values
+        if table in late and change.operation is not _DELETE:
+            key = self.layout.tables[table].key(change.values)  # no image of it is written now
+        else:
+            _, key, _, row = view.apply(change)
+        versions.make(entity, key, self.assemblers[entity].alone(row), transaction.commit)
         return True
 
     def _adapt(self, took: float) -> None:
@@ -381,6 +403,7 @@ class Capture:
 
     def _apply_large(self, transaction: Transaction) -> None:
         """Store a long transaction whole, then apply it part by part; its documents follow as a fan-out."""
+        self._late.catch_up()
         part = transaction.spooled
         rest = transaction.changes
         for start in range(0, len(rest), LARGEST_GROUP):

@@ -48,6 +48,7 @@ class Layout:
     nodes: Mapping[str, tuple[tuple[Entity, Node], ...]]  # by table: where it is embedded
     plain: Mapping[str, str]  # by table that is one entity's plain root and nothing else: the entity
     alone: Mapping[str, str]  # those of them whose entity embeds nothing
+    journaled: Mapping[str, str]  # those of them whose documents are the rows, value by value
 
     def lookup(self, table: Table, columns: tuple[str, ...]) -> Lookup:
         return self.lookups[table.name, columns]
@@ -80,20 +81,29 @@ def make_layout(entities: Sequence[Entity], name_id: Callable[[str, str], int], 
     plain = {
         name: places[0][0].name for name, places in nodes.items() if len(places) == 1 and node_is_plain(*places[0])
     }
-    single = {entity.name for entity in entities if len(entity.nodes) == 1}
+    single = {entity.name: entity for entity in entities if len(entity.nodes) == 1}
+    alone = {table: entity for table, entity in plain.items() if entity in single}
     return Layout(
         entities=tuple(entities),
         tables=kept,
         lookups=lookups,
         nodes={name: tuple(places) for name, places in nodes.items()},
         plain=plain,
-        alone={table: entity for table, entity in plain.items() if entity in single},
+        alone=alone,
+        journaled={table: entity for table, entity in alone.items() if _is_its_row(single[entity], kept[table])},
     )
 
 
 def node_is_plain(entity: Entity, node: Node) -> bool:
     """A root whose document key is its row's: a change of it reaches this document and no other."""
     return node.index == 0 and entity.key == node.table.primary_key
+
+
+def _is_its_row(entity: Entity, kept: KeptTable) -> bool:
+    """The document's JSON is the row's: every column, under its own name, and nothing that hides a row."""
+    root = entity.root
+    as_it_is = root.fields == tuple((column, column) for column in kept.columns)
+    return as_it_is and not (root.json_fields or root.soft_delete or kept.needs_old)
 
 
 def _wanted(entities: Iterable[Entity]) -> set[tuple[str, tuple[str, ...]]]:

@@ -10,7 +10,7 @@ import msgspec
 
 from hub.capture.capture import Capture
 from hub.catalogue import Catalogue
-from hub.changes import Batch, Feed, FeedPlan, Missed, lsn_text
+from hub.changes import Batch, Feed, FeedPlan, Missed, Progress, lsn_text
 from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError
@@ -175,7 +175,7 @@ class Role:
             batch = feed.take(0.0 if busy else PATIENCE)
             if batch is not None:
                 self._apply(batch)
-            busy = self.capture.work()
+            busy = self.capture.work(idle=batch is None or all(type(one) is Progress for one in batch.arrivals))
             if goal is not None and self.capture.position >= goal and not busy:
                 return
 

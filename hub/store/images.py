@@ -114,15 +114,19 @@ class ViewRows(NamedTuple):
     parted: Rows
 
 
-def view_rows(view: View, run: int) -> ViewRows:
-    """Images as bytearrays: SQLite's driver looks for an adapter for each value that is bytes."""
+def view_rows(view: View, run: int, late: Collection[str] = ()) -> ViewRows:
+    """Images as bytearrays: SQLite's driver looks for an adapter for each value that is bytes.
+
+    `late`: tables whose images are written later; those of deleted rows go now.
+    """
     upserts: list[tuple[Any, ...]] = []
     deletes: list[tuple[Any, ...]] = []
     for table, changed in view.changed.items():
         table_id = view.layout.tables[table].id
-        upserts += [
-            (table_id, key, run, bytearray(encode_image(row))) for key, row in changed.items() if row is not None
-        ]
+        if table not in late:
+            upserts += [
+                (table_id, key, run, bytearray(encode_image(row))) for key, row in changed.items() if row is not None
+            ]
         deletes += [(table_id, key) for key, row in changed.items() if row is None]
     joined: list[tuple[Any, ...]] = []
     parted: list[tuple[Any, ...]] = []

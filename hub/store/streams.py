@@ -40,6 +40,7 @@ class StreamState(msgspec.Struct, frozen=True):
     entities: dict[str, object]  # definitions as of the snapshot, by name
     problem: str  # why it stands still; "" when it does not
     seen_at: int
+    imaged: int | None  # the images of tables that the journal holds are as of this document; None: as of now
 
 
 class FanOut(msgspec.Struct, frozen=True):
@@ -85,6 +86,7 @@ def load_stream(store: Store, name: str) -> StreamState | None:
         entities=msgspec.json.decode(row["entities"]),
         problem=row["problem"],
         seen_at=row["seen_at"],
+        imaged=row["imaged"],
     )
 
 
@@ -100,6 +102,7 @@ def begin_snapshot(store: Store, name: str, catalogue: Catalogue, entities: Mapp
         "entities": msgspec.json.encode(entities),
         "problem": "",
         "seen_at": now(),
+        "imaged": None,  # the snapshot brings them all
     }
     with store.write() as connection:
         if before:
@@ -212,6 +215,38 @@ def delete_images(
     sql = statements(connection)
     write_many(connection, sql.delete("row_image", ("table_id", "key")), [(table_id, key) for key in keys])
     write_many(connection, sql.delete("row_reference", ("lookup_id", "value", "row_key")), references)
+
+
+# images that follow the journal
+
+
+def last_document(connection: sa.Connection, after: int = 0, limit: int | None = None) -> int | None:
+    """The seq of the newest document, or of the last one on the page of `limit` past `after`; None when none is."""
+    query = sa.select(document.c.seq).where(document.c.seq > after).order_by(document.c.seq)
+    page = query.limit(limit).subquery()
+    return connection.execute(sa.select(sa.func.max(document.c.seq if limit is None else page.c.seq))).scalar()
+
+
+def save_imaged(connection: sa.Connection, stream_id: int, imaged: int | None) -> None:
+    connection.execute(stream.update().where(stream.c.stream_id == stream_id).values(imaged=imaged))
+
+
+# The plus keeps SQLite from the index on entities: the page's own seqs are few.
+_FOLLOW = sa.text(
+    "INSERT INTO row_image (table_id, key, run, image) "
+    "SELECT :table_id, d.key, :run, d.body FROM document d "
+    "WHERE d.seq > :after AND d.seq <= :last AND +d.entity_id = :entity_id AND d.body IS NOT NULL AND d.version = "
+    "(SELECT max(n.version) FROM document n WHERE n.entity_id = d.entity_id AND n.key = d.key) ORDER BY d.key "
+    "ON CONFLICT (table_id, key) DO UPDATE SET run = excluded.run, image = excluded.image"
+)
+
+
+def images_from_documents(
+    connection: sa.Connection, table_id: int, entity_id: int, run: int, after: int, last: int
+) -> None:
+    """Take the bodies of an entity's documents from `after` to `last` as row images, where none is newer."""
+    values = {"table_id": table_id, "entity_id": entity_id, "run": run, "after": after, "last": last}
+    connection.execute(_FOLLOW, values)
 
 
 # the spool

@@ -53,6 +53,8 @@ stream = Table(
     Column("entities", LargeBinary, nullable=False),  # what the entities were when the snapshot began
     Column("problem", Text, nullable=False),  # why the stream stands still, "" when it does not
     Column("seen_at", BigInteger, nullable=False),  # when something last arrived
+    # Of tables whose rows the journal holds whole: row images are as of this document; null: as of now.
+    Column("imaged", BigInteger, nullable=True),
 )
 
 table_state = Table(

@@ -175,6 +175,7 @@ def upgrade() -> None:
         sa.Column("entities", sa.LargeBinary(), nullable=False),
         sa.Column("problem", sa.Text(), nullable=False),
         sa.Column("seen_at", sa.BigInteger(), nullable=False),
+        sa.Column("imaged", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("stream_id"),
     )
     op.create_table(
