@@ -51,8 +51,6 @@ HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longe
 EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 GRACE = 10.0  # seconds that attempts on their way get at the end
 
-NICENESS = 19
-
 T = TypeVar("T")
 
 
@@ -120,10 +118,14 @@ class Dispatcher:
     # The role
 
     def give_way(self) -> None:
-        """Run behind others that want the processor. Not the thread that writes: capture waits for its lock."""
+        """Run behind others that want the processor. Not the thread that writes: capture waits for its lock.
+
+        By Linux's idle class, which gives the processor up at once: a mere niceness keeps it for some milliseconds.
+        Its group (a session, a service or a container) competes with others as before.
+        """
         self._writes.submit(int).result()  # a thread is scheduled as the one that started it
-        with contextlib.suppress(OSError):  # where it is forbidden, it has to do without
-            os.nice(NICENESS)
+        with contextlib.suppress(OSError, AttributeError):  # forbidden, or no Linux: it has to do without
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
     async def run(self, stop: asyncio.Event | None = None, finish: asyncio.Event | None = None) -> None:
         """Deliver until `stop` is set; once `finish` is set, until all is settled.
