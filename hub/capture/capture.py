@@ -185,7 +185,7 @@ class Capture:
         late = self._late.may_wait(changes)
         with self.store.read() as connection:
             view, versions = self.open(connection)
-            self._warm(view, versions, changes)
+            self._warm(view, versions, changes, late)
             for applied, transaction in enumerate(transactions, 1):
                 if self._make_alone(view, versions, transaction, late):
                     continue
@@ -344,8 +344,11 @@ class Capture:
 
     # reading ahead
 
-    def _warm(self, view: View, versions: Versions, changes: Sequence[RowChange]) -> None:
-        """Read in a few statements what the group will need; what this misses is read one by one."""
+    def _warm(self, view: View, versions: Versions, changes: Sequence[RowChange], late: Collection[str]) -> None:
+        """Read in a few statements what the group will need; what this misses is read one by one.
+
+        `late`: tables of which no row is needed as it was.
+        """
         by_table: dict[str, list[RowChange]] = {}
         for change in changes:
             by_table.setdefault(change.table, []).append(change)
@@ -353,6 +356,9 @@ class Capture:
         for table, several in by_table.items():
             kept = self.layout.tables[table]
             keys = [kept.key(change.values) for change in several]
+            if table in late:
+                versions.load(self.layout.alone[table], keys)
+                continue
             partial = [k for k, c in zip(keys, several, strict=True) if len(c.values) < len(kept.columns)]
             view.load(table, keys if kept.needs_old else partial)
             if table in self.layout.alone:

@@ -457,7 +457,8 @@ def test_newest_versions_in_memory_are_bounded() -> None:
     for number in range(100):
         known.keep("order", {str(number): (1, b"x" * 100), "again": (number, b"")})
 
-    found, missing = known.find("order", ["0", "99", "again"])
+    found: dict[str, Any] = {}
+    missing = known.find("order", ["0", "99", "again"], found)
 
     assert found == {"99": (1, b"x" * 100), "again": (99, b"")}
     assert missing == ["0"]
