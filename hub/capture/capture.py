@@ -12,8 +12,8 @@ documents follow in pieces (`hub.capture.fan_out`).
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 
 import sqlalchemy as sa
@@ -32,6 +32,7 @@ from hub.changes import (
     Progress,
     RowChange,
     SchemaDrift,
+    SnapshotBegun,
     SnapshotCompleted,
     SnapshotRows,
     Transaction,
@@ -72,6 +73,7 @@ class Capture:
         self.store = store
         self.state = state
         self.position = state.position
+        self.cursor = self._stored_cursor = state.cursor
         self.run = state.run
         self.fan_out = fan_out
         self.layout: Layout = make_layout(entities, store.name_id, state.name)
@@ -104,7 +106,7 @@ class Capture:
 
         `idle`: nothing arrives, so that what can wait may be done too.
         """
-        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle)
+        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle) or (idle and self._save_cursor())
 
     def look_again(self) -> None:
         """Take up the fan-outs that others asked for, as `hub verify --repair` does: the store is believed alone."""
@@ -113,13 +115,23 @@ class Capture:
         with self.store.read() as connection:
             self.pending = streams.load_fan_outs(connection, self.state.id)
 
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        """A store transaction of this process while it has the stream. TakenOver when it has not."""
+        with self.store.write(durable=durable) as connection:
+            streams.require_epoch(connection, self.state)
+            yield connection
+
     def entity_by_id(self, id: int) -> str:
         return self._entity_names[id]
 
     # arrivals
 
-    def apply(self, arrivals: Sequence[Arrival]) -> bool:
-        """Store what arrived. False when the last of it, mere progress, is not stored yet."""
+    def apply(self, arrivals: Sequence[Arrival], cursor: int = 0) -> bool:
+        """Store what arrived. False when the last of it, mere progress, is not stored yet.
+
+        `cursor`: where reading would go on after all of it; until then it is where it stands.
+        """
         durable = True
         for kind, some in groupby(arrivals, type):
             several = list(some)
@@ -132,6 +144,7 @@ class Capture:
                 for arrival in several:
                     self._other(arrival)
                 durable = True
+        self.cursor = cursor
         return durable
 
     def _other(self, arrival: Arrival) -> None:
@@ -139,6 +152,8 @@ class Capture:
             self._snapshot_rows(arrival.changes)
         elif isinstance(arrival, SnapshotCompleted):
             self._snapshot_completed(arrival.commit)
+        elif isinstance(arrival, SnapshotBegun):
+            self._snapshot_begun()
         elif isinstance(arrival, TransactionPart):
             self._part(arrival)
         elif isinstance(arrival, SchemaDrift):
@@ -202,14 +217,14 @@ class Capture:
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
         rows = view_rows(view, self.run, late)  # before the lock is held
-        with self.store.write(durable=durable) as connection:
+        with self.write(durable=durable) as connection:
             started = time.monotonic()
             since = self._late.begin(connection) if late else 0
             write_view(connection, rows)
             self.write_versions(connection, versions)
             begun = [self._begin_fan_out(connection, commit, wide)] if wide is not None else []
             self._save_carried(connection, carried)
-            streams.save_position(connection, self.state.id, commit.lsn)
+            streams.save_position(connection, self.state.id, commit.lsn, self.cursor)
         self._adapt(time.monotonic() - started)
         if late:
             self._late.wait(since, len(versions.documents))
@@ -416,9 +431,9 @@ class Capture:
             self._part(
                 TransactionPart(transaction.commit.transaction, part + start, rest[start : start + LARGEST_GROUP])
             )
-        with self.store.write() as connection:
+        with self.write() as connection:
             fan_out = streams.save_fan_out(connection, self.state.id, transaction.commit, Cause.ROW, spooled=True)
-            streams.save_position(connection, self.state.id, transaction.commit.lsn)
+            streams.save_position(connection, self.state.id, transaction.commit.lsn, self.cursor)
         self.position = transaction.commit.lsn
         self.pending.append(fan_out)
         self.apply_spool()
@@ -426,7 +441,7 @@ class Capture:
     def _part(self, part: TransactionPart) -> None:
         if part.first == 0:
             streams.clear_spool(self.store, self.state.id)
-        with self.store.write() as connection:
+        with self.write() as connection:
             streams.save_part(connection, self.state.id, part.first, part.transaction, part.changes)
 
     def apply_spool(self) -> None:
@@ -436,7 +451,7 @@ class Capture:
             return
         for part in streams.spool_parts(self.store, self.state.id):
             self._apply_part(fan_out, part)
-        with self.store.write() as connection:
+        with self.write() as connection:
             streams.spool_applied(connection, fan_out.id)
         with self.store.read() as connection:
             self.pending = streams.load_fan_outs(connection, self.state.id)
@@ -457,7 +472,7 @@ class Capture:
                     items |= self._items(_merged(*self._reached(touched)))
                     carried += self._carried(connection, view, touched)
         rows = view_rows(view, run)
-        with self.store.write() as connection:
+        with self.write() as connection:
             write_view(connection, rows)
             streams.save_items(connection, fan_out.id, items)
             self._save_carried(connection, carried)
@@ -551,19 +566,29 @@ class Capture:
                 for change in some:
                     view.apply(change)
             rows = view_rows(view, self.run)
-            with self.store.write() as connection:
+            with self.write() as connection:
                 write_view(connection, rows)
+
+    def _snapshot_begun(self) -> None:
+        """What a run that did not end has read, or an earlier one, is absent once this one is complete."""
+        with self.write() as connection:
+            streams.restart_snapshot(connection, self.state.id, self.run + 1)
+        self.run += 1
+        self.pending = []
+        self._late = LateImages(self, None)
+        log.info("snapshot begins", extra={"stream": self.state.name, "run": self.run})
 
     def _snapshot_completed(self, commit: Commit) -> None:
         """The rows are whole: every document is compared with what the journal has, as a fan-out."""
         cause = Cause.SNAPSHOT if not self.position else Cause.RESYNC  # none has been completed yet
         tables = self.layout.tables.values()
-        with self.store.write() as connection:
-            streams.complete_snapshot(connection, self.state, commit.lsn, [kept.id for kept in tables])
+        with self.write() as connection:
+            ids = [kept.id for kept in tables]
+            streams.complete_snapshot(connection, self.state, self.run, commit.lsn, self.cursor, ids)
             fan_out = streams.save_fan_out(connection, self.state.id, commit, cause)
             streams.save_items(connection, fan_out.id, [(p.id, *EVERY) for p in self.published.values()])
         self.position = commit.lsn
-        self.floors = {kept.name: self.state.run for kept in tables}
+        self.floors = {kept.name: self.run for kept in tables}
         self.drifted = set()
         self.pending.append(fan_out)
         log.info("snapshot complete", extra={"stream": self.state.name, "lsn": lsn_text(commit.lsn), "run": self.run})
@@ -574,11 +599,19 @@ class Capture:
             return True
         if time.monotonic() - self._progress_at < PROGRESS_EVERY:
             return False
-        with self.store.write() as connection:
-            streams.save_position(connection, self.state.id, lsn)
+        with self.write() as connection:
+            streams.save_position(connection, self.state.id, lsn, self.cursor)
         self.position = lsn
         self._progress_at = time.monotonic()
         return True
+
+    def _save_cursor(self) -> bool:
+        """Store where reading goes on, when nothing else does it: a topic forgets what is old."""
+        if self.cursor != self._stored_cursor:
+            with self.write() as connection:
+                streams.save_position(connection, self.state.id, self.position, self.cursor)
+            self._stored_cursor = self.cursor
+        return False
 
     def _drift(self, drift: SchemaDrift) -> None:
         """Say it; where a column is gone, hold the documents that are made with it."""
@@ -588,7 +621,7 @@ class Capture:
         gone = [column for column in drift.gone if column in kept.columns]
         open_to_new = any(node.takes_new for _, node in self.layout.nodes[drift.table])
         sentences = _drift_sentences(drift.table, gone, drift.added if open_to_new else ())
-        with self.store.write() as connection:
+        with self.write() as connection:
             for sentence in sentences:
                 streams.add_drift(connection, kept.id, sentence)
         if gone:

@@ -85,7 +85,7 @@ class LateImages:
         capture, size = self._capture, self._size.value
         with capture.store.read() as connection:
             last = streams.last_document(connection, since, size)
-        with capture.store.write() as connection:
+        with capture.write() as connection:
             started = time.monotonic()
             if last is not None:
                 for table, entity in capture.layout.journaled.items():

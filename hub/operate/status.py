@@ -27,6 +27,7 @@ class LogEnd:
     slot: str = ""  # active, inactive, missing
     wal_status: str = ""  # pg_replication_slots.wal_status: reserved, extended, unreserved, lost
     unreachable: str = ""
+    confirmed: int = 0  # up to where its slot has been read; 0 when that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def read_status(
 def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> LogEnd:
     """One short query on the server's own views; no application table is touched."""
     query = (
-        "SELECT pg_current_wal_lsn()::text, s.active, s.wal_status FROM (SELECT 1) AS one "
+        "SELECT pg_current_wal_lsn()::text, s.active, s.wal_status, s.confirmed_flush_lsn::text FROM (SELECT 1) AS one "
         "LEFT JOIN pg_replication_slots s ON s.slot_name = %s"
     )
     try:
@@ -140,9 +141,9 @@ def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> Lo
     except (OutsideError, psycopg.Error) as error:
         return LogEnd(unreachable=str(error).strip().splitlines()[0])
     assert row is not None
-    lsn, active, wal_status = row
+    lsn, active, wal_status, confirmed = row
     state = "missing" if active is None else "active" if active else "inactive"
-    return LogEnd(parse_lsn(lsn), state, wal_status or "")
+    return LogEnd(parse_lsn(lsn), state, wal_status or "", confirmed=parse_lsn(confirmed or "0/0"))
 
 
 def _stream(store: Store, name: str, log: LogEnd, owner: str) -> StreamStatus:
