@@ -1,6 +1,6 @@
 """Writes `.env`, which compose.yaml reads: .env.example, with a secret of its own wherever that leaves one empty.
 
-    python -m stack.environment
+python -m stack.environment
 """
 
 import base64

@@ -24,7 +24,7 @@ from psycopg import sql
 from examples.postgres import LocalPostgres
 from hub.errors import HubError
 from stack.connect import Connect
-from stack.jars import Jars, jars
+from stack.jars import jars
 from stack.kafka import Broker
 from stack.servers import JavaServer
 from stack.settings import ROOT

@@ -54,6 +54,7 @@ class JavaServer(ABC):
         self._pid = self.directory / f"{self.name}.pid"
         self._environ = dict(environ or {})
         self._lasting = lasting
+        self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -77,7 +78,8 @@ class JavaServer(ABC):
         if self.process() is None:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.settle_in()
-            self._pid.write_text(str(self._spawn().pid))
+            self._child = self._spawn()
+            self._pid.write_text(str(self._child.pid))
         self._await_ready()
 
     def stop(self) -> None:
@@ -89,7 +91,7 @@ class JavaServer(ABC):
                 process.wait(END_SECONDS)
             except psutil.TimeoutExpired:
                 self.kill()
-        self._pid.unlink(missing_ok=True)
+        self._forget()
 
     def kill(self) -> None:
         """As a crash would: SIGKILL, with its data left as they are."""
@@ -97,6 +99,7 @@ class JavaServer(ABC):
         if process is not None:
             process.kill()
             process.wait(END_SECONDS)
+        self._forget()
 
     def restart(self) -> None:
         """On the same data and ports, after `kill` too."""
@@ -127,6 +130,13 @@ class JavaServer(ABC):
         """The command that runs a class of Kafka's."""
         options = [*JVM, f"-Xmx{self.heap}", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
         return [find_java(), *options, "-cp", f"{self.jars.libs}/*", main, *arguments]
+
+    def _forget(self) -> None:
+        """It has ended."""
+        self._pid.unlink(missing_ok=True)
+        if self._child is not None:
+            self._child.poll()
+            self._child = None
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:

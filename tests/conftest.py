@@ -123,6 +123,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def connect(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
-    """A Kafka Connect worker on that broker for the whole session, with Debezium's connector and the hub's converter."""
+    """A Kafka Connect worker on that broker for the whole session, with Debezium and the hub's converter."""
     with Connect(broker.jars, tmp_path_factory.mktemp("connect"), broker.bootstrap) as worker:
         yield worker

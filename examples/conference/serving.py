@@ -6,7 +6,6 @@ import sys
 
 from aiohttp import web
 
-
 LOOPBACK = "127.0.0.1"
 
 
