@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services bench-capture oracle large clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture oracle large clean
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 18
 
 setup: $(VENV)/ready ## make .venv with the hub command in it
 
@@ -22,6 +22,18 @@ demo: setup ## the whole system on this machine, with an example legacy applicat
 
 services: setup ## install what the tests need where that is allowed (root and apt), and say what is missing
 	bash tests/services.sh
+
+stack: setup ## Postgres, Kafka and Kafka Connect with Debezium as background processes of this machine
+	$(BIN)/python -m stack.local up
+
+stack-down: setup ## end what `make stack` has started; its data stay in var/stack
+	$(BIN)/python -m stack.local down
+
+stack-jars: setup ## bring the jars of Kafka, Kafka Connect and Debezium, by Maven
+	$(BIN)/python -m stack.jars
+
+.env: ## what compose.yaml takes from the environment, with passwords of its own
+	$(PYTHON) -m stack.environment
 
 test: setup services lint ## lint, type check and run every test
 	$(BIN)/python -m pytest $(ARGS)

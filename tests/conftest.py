@@ -12,6 +12,10 @@ import pytest
 
 from examples.postgres import Flavour, LocalPostgres
 from hub.errors import OutsideError
+from stack.connect import Connect
+from stack.jars import require_jars
+from stack.kafka import Broker
+from stack.servers import find_java
 
 
 def _missing(reason: str) -> None:
@@ -102,3 +106,23 @@ def database(postgres: LocalPostgres) -> Iterator[str]:
 def pypi_database(pypi_postgres: LocalPostgres) -> Iterator[str]:
     """The URL, as superuser, of a fresh database on PyPI's server; its slots go with it."""
     yield from _database(pypi_postgres)
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A Kafka broker for the whole session. Who kills it starts it again: it keeps its data and its port."""
+    try:
+        find_java()
+        jars = require_jars()
+    except OutsideError as error:
+        _missing(str(error))
+        return
+    with Broker(jars, tmp_path_factory.mktemp("kafka")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def connect(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connect]:
+    """A Kafka Connect worker on that broker for the whole session, with Debezium and the hub's converter."""
+    with Connect(broker.jars, tmp_path_factory.mktemp("connect"), broker.bootstrap) as worker:
+        yield worker

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import html
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -348,10 +349,14 @@ def main() -> None:
     from examples.conference.serving import serve
 
     parser = argparse.ArgumentParser(description="The conference's web API.")
-    parser.add_argument("--url", required=True, help="its Postgres, as a libpq URL")
+    parser.add_argument("--url", help="its Postgres, as a libpq URL; by default what DATABASE_URL says")
     parser.add_argument("--port", type=int, default=8090, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 in a container")
     options = parser.parse_args()
-    serve(application(options.url), options.port)
+    url = options.url or os.environ.get("DATABASE_URL")
+    if not url:
+        parser.error("--url or DATABASE_URL is needed")
+    serve(application(url), options.port, options.host)
 
 
 if __name__ == "__main__":

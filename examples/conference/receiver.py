@@ -134,11 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The conference's partners, played by one web receiver.")
     parser.add_argument("--log", type=Path, required=True, help="where arrivals are kept")
     parser.add_argument("--port", type=int, default=8091, help="0 takes a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 in a container")
     options = parser.parse_args()
     secret = os.environ.get("WEBHOOK_SECRET", "")
     if not secret:
         sys.exit("WEBHOOK_SECRET is not set. Give the secret that the sender signs with.")
-    serve(application(options.log, secret), options.port)
+    serve(application(options.log, secret), options.port, options.host)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What the pages show exists: every `hub` command line by click's own parser, every link, every file that is named."""
 
-import contextlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from hub.commands import main
+from tests.command_lines import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -32,19 +31,7 @@ MENTIONED = sorted({(page.relative_to(ROOT).as_posix(), line) for page in PAGES 
 
 
 def _parse(line: str) -> None:
-    """As click does, without running it. UsageError when it is no command line."""
-    words = shlex.split(line.split(" | ")[0], comments=True)[1:]
-    command: click.Command = main
-    if words[:1] == ["--project"]:
-        words = words[2:]
-    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-        below = command.get_command(click.Context(command), words[0])
-        if below is None:
-            raise click.UsageError(f"No such command {words[0]!r}.")
-        command, words = below, words[1:]
-    if not isinstance(command, click.Group):
-        with contextlib.suppress(click.exceptions.Exit):  # of --help
-            command.make_context(command.name, words)
+    parse(shlex.split(line.split(" | ")[0], comments=True)[1:])
 
 
 @pytest.mark.parametrize(("page", "line"), SHOWN)

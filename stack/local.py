@@ -1,0 +1,211 @@
+"""The services of the distributed mode as background processes of this machine, for `make stack`.
+
+    python -m stack.local up      bring the jars, start what does not run yet, say where everything is
+    python -m stack.local down    end what `up` has started, and nothing else; the data stay
+
+Everything is in var/stack of the checkout: data, settings, logs, and a file `env` for a shell to read.
+"""
+
+import argparse
+import base64
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from examples.postgres import LocalPostgres
+from hub.errors import HubError
+from stack.connect import Connect
+from stack.jars import jars
+from stack.kafka import Broker
+from stack.servers import JavaServer
+from stack.settings import ROOT
+
+DIRECTORY = ROOT / "var" / "stack"
+EXAMPLE = ROOT / "examples" / "conference"
+PROJECT = EXAMPLE / "distributed"
+LEGACY, STORE = "conference", "hub"  # databases
+ROLE = "hub"  # that follows the legacy database
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Everything that `up` has started, in `directory`."""
+
+    directory: Path
+    postgres: LocalPostgres
+    broker: Broker
+    connect: Connect
+
+    @property
+    def environ(self) -> Path:
+        """For a shell to read: what the example's project takes from the environment."""
+        return self.directory / "env"
+
+
+def up(directory: Path) -> Stack:
+    """Every service ready. OutsideError when one is not to be had or does not start."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with _step("jars") as done:
+        found = jars()
+        if not found.complete:
+            found.bring()
+        done(_near(found.directory))
+    with _step("Postgres") as done:
+        postgres = _postgres(directory)
+        done(f"127.0.0.1:{postgres.port}, databases {LEGACY} and {STORE}")
+    with _step("Kafka") as done:
+        broker = Broker(found, directory, lasting=True)
+        broker.start()
+        done(broker.bootstrap)
+    with _step("Kafka Connect") as done:
+        connect = Connect(found, directory, broker.bootstrap, lasting=True)
+        password = _secret(connect, "legacy_password", secrets.token_urlsafe(24))
+        connect.start()
+        done(connect.url)
+    with _step("the DBA's SQL") as done:
+        _make_role(postgres, password)
+        done(f"the role {ROLE}, its grants, a publication")
+    stack = Stack(directory, postgres, broker, connect)
+    _write_environ(stack, password)
+    return stack
+
+
+def down(directory: Path) -> None:
+    """End what `up` has started there, last first."""
+    for server in _java_servers(directory):
+        with _step(server.name) as done:
+            runs = server.process() is not None
+            server.stop()
+            done("ended" if runs else "did not run")
+    with _step("Postgres") as done:
+        postgres = LocalPostgres(directory / "postgres")
+        runs = _port(postgres) is not None
+        if runs:
+            postgres.stop()
+        done("ended" if runs else "did not run")
+
+
+def _java_servers(directory: Path) -> tuple[JavaServer, ...]:
+    found = jars()
+    return Connect(found, directory, ""), Broker(found, directory)
+
+
+def _secret(connect: Connect, name: str, made: str) -> str:
+    """One that is kept in a file that only its owner reads: `made`, or what an earlier `up` made."""
+    connect.secrets.mkdir(mode=0o700, exist_ok=True)
+    file = connect.secrets / name
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(made)
+    return file.read_text()
+
+
+def _postgres(directory: Path) -> LocalPostgres:
+    """A running server with both databases; the legacy application's with its seed."""
+    server = LocalPostgres(directory / "postgres")
+    port = _port(server)
+    if port is None:
+        server.start()
+    else:
+        server.port = port
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        names = {row[0] for row in admin.execute("select datname from pg_database").fetchall()}
+        for name in {LEGACY, STORE} - names:
+            admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    with psycopg.connect(server.url(LEGACY)) as owner:
+        if owner.execute("select to_regclass('public.orders')").fetchone() == (None,):
+            for file in ("schema.sql", "seed.sql"):
+                owner.execute((EXAMPLE / file).read_bytes())
+    return server
+
+
+def _port(server: LocalPostgres) -> int | None:
+    """Where it listens; None when it does not run. A server's working directory is its data directory."""
+    try:
+        lines = (server.data / "postmaster.pid").read_text().splitlines()
+        runs = Path(psutil.Process(int(lines[0])).cwd()) == server.data
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return None
+    return int(lines[3]) if runs else None
+
+
+def _make_role(server: LocalPostgres, password: str) -> None:
+    """What a DBA does once: the role with its password, then what `hub source sql` has printed."""
+    with psycopg.connect(server.url(LEGACY), autocommit=True) as owner:
+        owner.execute((EXAMPLE / "source.sql").read_bytes())
+        owner.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(ROLE), password))
+
+
+def _write_environ(stack: Stack, password: str) -> None:
+    postgres = stack.postgres
+    webhook = _secret(stack.connect, "webhook_secret", "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode())
+    environ = {
+        "LEGACY_URL": postgres.url(LEGACY, user=ROLE, password=password),
+        "LEGACY_OWNER_URL": postgres.url(LEGACY),
+        "HUB_STORE": postgres.url(STORE).replace("postgresql://", "postgresql+psycopg://", 1),
+        "KAFKA_BOOTSTRAP": stack.broker.bootstrap,
+        "KAFKA_CONNECT": stack.connect.url,
+        "RECEIVER_URL": "http://127.0.0.1:8091",
+        "WEBHOOK_SECRET": webhook,
+        "ARCHIVE_PATH": str(stack.directory / "archive.jsonl"),
+    }
+    stack.environ.touch(mode=0o600)
+    stack.environ.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in environ.items()))
+
+
+def _guide(stack: Stack) -> str:
+    """How to go on, to copy."""
+    hub = f"hub --project {_near(PROJECT)}"
+    receiver = f"python -m examples.conference.receiver --log {_near(stack.directory / 'received.jsonl')}"
+    return f"""
+  data, settings, logs  {_near(stack.directory)}
+  Go on, with .venv/bin in the path; the last three each in a terminal of its own:
+    . {_near(stack.environ)}
+    {hub} store upgrade
+    {hub} source register
+    {receiver}
+    {hub} run --role capture
+    {hub} run --role dispatch
+  Change something in the legacy application:
+    python -m examples.conference.application --url "$LEGACY_OWNER_URL"
+    python -m examples.conference.traffic http://127.0.0.1:8090
+  End the services, not the data:
+    make stack-down"""
+
+
+@contextmanager
+def _step(name: str) -> Iterator[Callable[[str], None]]:
+    began = time.monotonic()
+    yield lambda what: print(f"  {name:<22}{what:<64}{time.monotonic() - began:5.1f} s", flush=True)
+
+
+def _near(path: Path) -> str:
+    """Shorter where it can be: relative to where one stands."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Postgres, Kafka and Kafka Connect on this machine.")
+    parser.add_argument("what", choices=["up", "down"])
+    options = parser.parse_args()
+    try:
+        if options.what == "up":
+            print(_guide(up(DIRECTORY)))
+        else:
+            down(DIRECTORY)
+    except HubError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
