@@ -117,7 +117,7 @@ class Assembler:
             transaction, _, lsn = envelope.id.partition(":")
             if self._open == int(transaction):
                 self._close(int(lsn))
-            elif self._ends:
+            if self._ends:
                 self._progress(int(lsn))
         elif envelope.op == "m" and envelope.source and envelope.source.txId not in (None, self._open):
             self._begin(envelope.source)

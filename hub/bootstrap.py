@@ -217,22 +217,27 @@ def stream_settings(project: Project, stream: str, catalogue: Catalogue) -> "Str
     return StreamSettings(source.url, slot_of(source, stream), _stream_columns(project, stream, catalogue), catalogue)
 
 
-def connector_config(project: Project, stream: str) -> dict[str, str]:
-    """The settings of a stream's connector. OutsideError when the source cannot be reached."""
+def connector_config(project: Project, stream: str, password: str) -> dict[str, str]:
+    """The settings of a stream's connector; `password`: a reference, "" for the source's own.
+
+    OutsideError when the source cannot be reached.
+    """
     from cdc.settings import connect_settings
 
     source = source_of(project, stream)
     settings = stream_settings(project, stream, read_catalogue(source))
-    return connect_settings(settings, topic_of(source, stream), password_reference(source))
+    return connect_settings(settings, topic_of(source, stream), password or password_reference(source))
 
 
-def register_connector(project: Project, stream: str, replication: int) -> None:
+def register_connector(project: Project, stream: str, replication: int, password: str) -> None:
     """Make a stream's topic and connector, and wait until it runs."""
     from cdc import topics
 
     source = source_of(project, stream)
     settings = stream_settings(project, stream, build_outside(project, stream).read_catalogue())
-    topics.register(settings, build_topic(source, stream), password_reference(source), replication)
+    topic = build_topic(source, stream)
+    known = (topic.connect.settings(topic.connector) or {}).get("database.password", "")
+    topics.register(settings, topic, password or known or password_reference(source), replication)
 
 
 def streams_of_topics(project: Project) -> dict[str, str]:

@@ -104,8 +104,8 @@ class FeedPlan(msgspec.Struct, frozen=True):
 
     snapshot: bool  # take a snapshot first, on a new slot; otherwise go on from the slot
     position: int = 0  # commit LSN of the last transaction that the store holds
-    cursor: int = 0  # of the last batch that the store has something of
     columns: Mapping[str, Sequence[str]] = {}  # by table: the columns to capture, catalogue order
+    cursor: int = 0  # of the last batch that the store holds whole
 
 
 class Missed(OutsideError):

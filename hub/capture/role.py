@@ -129,7 +129,7 @@ def decide(store: Store, project: Project, stream: str, outside: Outside) -> Sta
 
 def _going_on(state: StreamState, configs: Iterable[EntityConfig]) -> Start:
     entities = [compile_entity(config, state.catalogue) for config in configs]
-    plan = FeedPlan(False, state.position, state.cursor, captured_columns(entities))
+    plan = FeedPlan(False, state.position, captured_columns(entities), state.cursor)
     return Start(state, state.catalogue, entities, plan, "")
 
 
@@ -147,7 +147,7 @@ def begin(
     cursor = outside.renew(first=start.state is None)
     state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor or 0)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})
-    return state, start.entities, FeedPlan(cursor is None, 0, cursor or 0, start.plan.columns)
+    return state, start.entities, FeedPlan(cursor is None, 0, start.plan.columns, cursor or 0)
 
 
 def _definitions(configs: Iterable[EntityConfig]) -> dict[str, object]:

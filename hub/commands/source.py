@@ -34,13 +34,20 @@ def sql(option: ProjectOption, url: str) -> None:
         click.echo(f"-- {stream}\n{source_sql(option.project, stream, catalogue)}")
 
 
+password_option = click.option(
+    "--password",
+    default="",
+    metavar="REFERENCE",
+    help="What Kafka Connect resolves to the source's password. Default: ${env:HUB_MAIN_PASSWORD} for the source main.",
+)
+
+
 @source.command()
 @click.argument("stream", required=False)
+@password_option
 @pass_project
-def config(option: ProjectOption, stream: str | None) -> None:
+def config(option: ProjectOption, stream: str | None, password: str) -> None:
     """Print the settings of the connector on Kafka Connect, of STREAM or of all, one JSON object each.
-
-    The password is a reference to a variable of Kafka Connect's own environment.
 
     \b
     Example: hub source config main/main
@@ -49,15 +56,28 @@ def config(option: ProjectOption, stream: str | None) -> None:
 
     for name in _streams(option, stream):
         connector = build_topic(source_of(option.project, name), name).connector
-        echo_json({"name": connector, "config": connector_config(option.project, name)})
+        echo_json({"name": connector, "config": connector_config(option.project, name, _reference(password))})
+
+
+def _reference(password: str) -> str:
+    """InputError when it is no reference: the settings of a connector are there for everyone to read."""
+    if password and not (password.startswith("${") and password.endswith("}") and ":" in password):
+        raise InputError(
+            "The password of a connector has to be a reference.",
+            "Write --password '${env:NAME}' or '${dir:PATH:FILE}'.",
+        )
+    return password
 
 
 @source.command()
 @click.argument("stream", required=False)
 @click.option("--replication", type=click.IntRange(1), default=1, show_default=True, help="Copies of a new topic.")
+@password_option
 @pass_project
-def register(option: ProjectOption, stream: str | None, replication: int) -> None:
+def register(option: ProjectOption, stream: str | None, replication: int, password: str) -> None:
     """Make topic and connector on Kafka Connect, or bring the connector up to date, and wait until it runs.
+
+    A connector that is there keeps its reference to the password, unless another one is given.
 
     \b
     Example: hub source register --replication 3
@@ -65,7 +85,7 @@ def register(option: ProjectOption, stream: str | None, replication: int) -> Non
     from hub.bootstrap import build_topic, register_connector, source_of
 
     for name in _streams(option, stream):
-        register_connector(option.project, name, replication)
+        register_connector(option.project, name, replication, _reference(password))
         topic = build_topic(source_of(option.project, name), name)
         click.echo(f"{name}: the connector {topic.connector} runs, and fills the topic {topic.name}.")
 

@@ -1,0 +1,163 @@
+"""Capture workers that share a stream by Kafka: one is killed, one is stopped and wakes up, Kafka and Connect restart.
+
+The application counts in its orders, so the journal must hold each count once, whoever made it.
+"""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+import pytest
+
+from stack.connect import Connect
+from stack.kafka import Broker
+from tests.acceptance.conftest import make_store
+from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_count_once
+from tests.oracle import journal
+from tests.oracle.access import PASSWORD, admit, fence, make_role, withdraw
+from tests.oracle.command import HUB, Project
+
+pytestmark = pytest.mark.fault
+__all__ = ["make_store"]
+
+SUBSCRIPTION = "subscription: every\nentity: order\nto: out\non: [created, updated, deleted, snapshot]\n"
+DESTINATION = "destination: out\nconnector: file\npath: {path}\n"
+SECONDS = 120.0
+
+
+class Worker:
+    """`hub run --role capture` of its own."""
+
+    def __init__(self, project: Project, name: str) -> None:
+        self.log = project.directory / f"{name}.log"
+        with self.log.open("ab") as output:
+            self.process = psutil.Popen(
+                [HUB, "--project", project.directory, "run", "--role", "capture"],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+
+    def follower(self) -> psutil.Process | None:
+        """The process that follows the stream, while it is this worker's."""
+        children = [child for child in self.process.children() if child.status() != psutil.STATUS_ZOMBIE]
+        return children[0] if children else None
+
+    def family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def end(self) -> None:
+        for one in self.family():
+            one.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def project(
+    database: str, make_store: Callable[[str], str], broker: Broker, connect: Connect, tmp_path: Path
+) -> Iterator[Project]:  # fmt: skip
+    with psycopg.connect(database) as connection:
+        connection.execute(SCHEMA)
+        connection.execute("insert into orders select i, 0, '' from generate_series(0, %s) i", [ORDERS - 1])
+    store = make_store("postgres")
+    made = Project(tmp_path / "project", store)
+    slot = urlsplit(database).path.removeprefix("/")
+    kafka = {"bootstrap": broker.bootstrap, "connect": connect.url, "topic": f"hub.{slot}"}
+    source = {"url": make_role(database), "slot": slot, "kafka": kafka}
+    made.write(
+        {
+            "hub.yaml": json.dumps({"hub": slot, "sources": {"main": source}, "store": store}),
+            "entities/order.yaml": ENTITY,
+            "subscriptions/every.yaml": SUBSCRIPTION,
+            "destinations/out.yaml": DESTINATION.format(path=tmp_path / "out.jsonl"),
+        }
+    )
+    admit(made, database)
+    connect.secrets.mkdir(exist_ok=True)
+    (connect.secrets / slot).write_text(PASSWORD)
+    made.hub("source", "register", "--password", f"${{dir:{connect.secrets}:{slot}}}")
+    made.hub("store", "upgrade")
+    yield made
+    made.hub("source", "status", "--delete")
+    with psycopg.connect(database, autocommit=True) as connection:
+        _until(lambda: _free(connection, slot), "the slot is free")
+    withdraw(database)
+
+
+def _free(connection: psycopg.Connection[tuple[object, ...]], slot: str) -> bool:
+    active = connection.execute("select active from pg_replication_slots where slot_name = %s", [slot]).fetchone()
+    return active is None or not active[0]
+
+
+def _until(reached: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, f"{seconds} s passed, and not yet: {what}"
+        time.sleep(0.1)
+
+
+def _follower(*workers: Worker) -> tuple[Worker, psutil.Process]:
+    """Which of them has the stream, and its process."""
+    found: list[tuple[Worker, psutil.Process]] = []
+
+    def look() -> bool:
+        found[:] = [(worker, process) for worker in workers if (process := worker.follower())]
+        return len(found) == 1
+
+    _until(look, "one worker has the stream")
+    return found[0]
+
+
+def _settled(project: Project, lsn: int) -> bool:
+    try:
+        return journal.settled(project.store, lsn)
+    except journal.NOT_YET:
+        return False
+
+
+@pytest.mark.timeout(600)
+def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
+    database: str, project: Project, broker: Broker, connect: Connect
+) -> None:
+    """A worker is killed, the next one is stopped past its session and wakes up, then Kafka and Connect are killed."""
+    application = Application(database)
+    workers = [Worker(project, "first"), Worker(project, "second")]
+    try:
+        with psycopg.connect(database, autocommit=True) as connection:
+            _until(lambda: _settled(project, fence(connection)), "the snapshot is applied")
+            with application.working():
+                owner, _ = _follower(*workers)
+                owner.end()
+                (other,) = (worker for worker in workers if worker is not owner)
+                _until(other.follower, "the other worker has taken over", 40)
+                workers.append(Worker(project, "third"))
+                third = workers[-1]
+
+                zombies = other.family()
+                for one in zombies:
+                    one.send_signal(signal.SIGSTOP)
+                _until(third.follower, "the third worker has taken over", 60)
+                position = application.position
+                _until(lambda: _settled(project, position), "the third worker writes")
+                for one in zombies:
+                    one.send_signal(signal.SIGCONT)
+
+                broker.kill()
+                broker.start()
+                connect.kill()
+                connect.start()
+                position = application.position
+                _until(lambda: _settled(project, position), "what came after Connect's restart is there")
+            _until(lambda: _settled(project, fence(connection)), "the last commit is there")
+    finally:
+        for worker in workers:
+            if worker.process.is_running():
+                worker.end()
+    assert application.rate >= 50
+    expect_each_count_once(journal.versions(project.store), application.counts)
+    project.hub("run", "--role", "dispatch", "--until-idle")
+    project.hub("verify")
