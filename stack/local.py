@@ -26,7 +26,7 @@ from hub.errors import HubError
 from stack.connect import Connect
 from stack.jars import jars
 from stack.kafka import Broker
-from stack.servers import JavaServer
+from stack.servers import JavaServer, free_ports
 from stack.settings import ROOT
 
 DIRECTORY = ROOT / "var" / "stack"
@@ -81,22 +81,19 @@ def up(directory: Path) -> Stack:
 
 def down(directory: Path) -> None:
     """End what `up` has started there, last first."""
-    for server in _java_servers(directory):
+    found = jars()
+    servers: tuple[JavaServer, ...] = (Connect(found, directory, ""), Broker(found, directory))
+    for server in servers:
         with _step(server.name) as done:
             runs = server.process() is not None
             server.stop()
             done("ended" if runs else "did not run")
     with _step("Postgres") as done:
-        postgres = LocalPostgres(directory / "postgres")
-        runs = _port(postgres) is not None
+        postgres = _server(directory)
+        runs = _runs(postgres)
         if runs:
             postgres.stop()
         done("ended" if runs else "did not run")
-
-
-def _java_servers(directory: Path) -> tuple[JavaServer, ...]:
-    found = jars()
-    return Connect(found, directory, ""), Broker(found, directory)
 
 
 def _secret(connect: Connect, name: str, made: str) -> str:
@@ -110,13 +107,15 @@ def _secret(connect: Connect, name: str, made: str) -> str:
 
 
 def _postgres(directory: Path) -> LocalPostgres:
-    """A running server with both databases; the legacy application's with its seed."""
-    server = LocalPostgres(directory / "postgres")
-    port = _port(server)
-    if port is None:
+    """A running server with both databases; the legacy application's with its seed. It keeps its port, for the
+    connector that is registered knows it."""
+    server = _server(directory)
+    kept = directory / "postgres.port"
+    if not kept.exists():
+        kept.write_text(str(free_ports(1)[0]))
+    server.port = int(kept.read_text())
+    if not _runs(server):
         server.start()
-    else:
-        server.port = port
     with psycopg.connect(server.url(), autocommit=True) as admin:
         names = {row[0] for row in admin.execute("select datname from pg_database").fetchall()}
         for name in {LEGACY, STORE} - names:
@@ -128,14 +127,18 @@ def _postgres(directory: Path) -> LocalPostgres:
     return server
 
 
-def _port(server: LocalPostgres) -> int | None:
-    """Where it listens; None when it does not run. A server's working directory is its data directory."""
+def _server(directory: Path) -> LocalPostgres:
+    """PyPI's, as in the demo: of the major version that compose.yaml has."""
+    return LocalPostgres(directory / "postgres", "pypi")
+
+
+def _runs(server: LocalPostgres) -> bool:
+    """Whether the process of the number that it left is a server on its data, which are its working directory."""
     try:
-        lines = (server.data / "postmaster.pid").read_text().splitlines()
-        runs = Path(psutil.Process(int(lines[0])).cwd()) == server.data
+        pid = int((server.data / "postmaster.pid").read_text().splitlines()[0])
+        return Path(psutil.Process(pid).cwd()) == server.data
     except (OSError, ValueError, IndexError, psutil.Error):
-        return None
-    return int(lines[3]) if runs else None
+        return False
 
 
 def _make_role(server: LocalPostgres, password: str) -> None:
