@@ -162,7 +162,8 @@ class TopicFeed:
             raise OutsideError(
                 f"Kafka at {self._topic.bootstrap} is lost: {type(error).__name__}.", "It is tried again."
             ) from error
-        return found.get(self._partition, ())
+        records: Sequence[Any] = found.get(self._partition, ())
+        return records
 
     def _arrivals(self, records: Sequence[Any]) -> list[Arrival]:
         if not records:

@@ -92,7 +92,8 @@ def _stream(option: ProjectOption, entity: Entity) -> Stream:
         slot=slot_of(source, name),
         connect=partial(connect_source, source),
         mark=build_outside(option.project, name).mark,
-        runs=lambda: owner(option.store, f"capture {name}") is not None,
+        # A topic cannot be looked into as a slot can: with no worker, waiting ends with what `hub status` explains.
+        runs=lambda: bool(source.kafka) or owner(option.store, f"capture {name}") is not None,
     )
 
 

@@ -121,7 +121,7 @@ def _settled(project: Project, lsn: int) -> bool:
 
 @pytest.mark.timeout(600)
 def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
-    database: str, project: Project, broker: Broker, connect: Connect
+    database: str, project: Project, broker: Broker, connect: Connect, tmp_path: Path
 ) -> None:
     """A worker is killed, the next one is stopped past its session and wakes up, then Kafka and Connect are killed."""
     application = Application(database)
@@ -153,6 +153,7 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
                 position = application.position
                 _until(lambda: _settled(project, position), "what came after Connect's restart is there")
             _until(lambda: _settled(project, fence(connection)), "the last commit is there")
+            project.hub("verify")
     finally:
         for worker in workers:
             if worker.process.is_running():
@@ -160,4 +161,5 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
     assert application.rate >= 50
     expect_each_count_once(journal.versions(project.store), application.counts)
     project.hub("run", "--role", "dispatch", "--until-idle")
-    project.hub("verify")
+    delivered = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert len(delivered) == len(journal.versions(project.store))
