@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from stack.connect import Connect
 from stack.kafka import Broker
@@ -163,3 +164,52 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
     project.hub("run", "--role", "dispatch", "--until-idle")
     delivered = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
     assert len(delivered) == len(journal.versions(project.store))
+
+
+@pytest.mark.timeout(300)
+def test_a_topic_that_lost_records_leads_to_a_compared_snapshot(
+    database: str, project: Project, broker: Broker
+) -> None:
+    """Nobody read while its retention passed by: the next worker says so, and only differences become versions."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        worker = Worker(project, "first")
+        try:
+            _until(lambda: _settled(project, fence(connection)), "the snapshot is applied")
+        finally:
+            worker.end()
+        connection.execute("update orders set n = 1 where id < 3")
+        connection.execute("delete from orders where id = 3")
+        slot = urlsplit(database).path.removeprefix("/")
+        _until(lambda: _in_topic(connection, slot, fence(connection)), "all of it is in the topic")
+        _forget_records(broker, f"hub.{slot}")
+
+        worker = Worker(project, "second")
+        try:
+            _until(lambda: journal.select(project.store, "select run from stream")[0][0] > 2, "a new run has begun")
+            _until(lambda: _settled(project, fence(connection)), "the new snapshot is applied")
+            project.hub("verify")
+        finally:
+            worker.end()
+
+    said = (project.directory / "second.log").read_text("utf-8")
+    assert "holds offsets" in said
+    later = [version for version in journal.versions(project.store) if version.version > 1]
+    assert sorted((one.key, one.event, one.cause) for one in later) == [
+        *((str(id), "updated", "resync") for id in range(3)), ("3", "deleted", "resync"),
+    ]  # fmt: skip
+
+
+def _in_topic(connection: psycopg.Connection[tuple[object, ...]], slot: str, lsn: int) -> bool:
+    """Kafka Connect has flushed all up to `lsn`."""
+    query = "select confirmed_flush_lsn - '0/0'::pg_lsn from pg_replication_slots where slot_name = %s"
+    row = connection.execute(query, [slot]).fetchone()
+    return row is not None and int(str(row[0])) >= lsn
+
+
+def _forget_records(broker: Broker, topic: str) -> None:
+    """As retention does."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): -1})
+    finally:
+        admin.close()
