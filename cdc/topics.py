@@ -206,14 +206,13 @@ def register(settings: StreamSettings, topic: Topic, password: str, replication:
     topic.connect.wait(topic.connector, lambda state: state.runs, "run")
 
 
-def begun(topic: Topic) -> int | None:
-    """Where the records of the snapshot begin that came with the registration; None when they are gone."""
+def is_whole(topic: Topic) -> bool:
+    """It still holds its first record, and so the snapshot that came with the registration."""
     consumer = topic.consumer()
     try:
-        first, _ = topic.bounds(consumer)
+        return topic.bounds(consumer)[0] == 0
     finally:
         consumer.close()
-    return 0 if first == 0 else None
 
 
 def renew(settings: StreamSettings, topic: Topic) -> int:

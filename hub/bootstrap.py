@@ -162,8 +162,9 @@ class TopicOutside(StreamOutside):
         from cdc import topics
 
         topic = build_topic(self._source, self._stream)
-        settings = stream_settings(self._project, self._stream, self.read_catalogue())
-        return (topics.begun(topic) if first else None) or topics.renew(settings, topic)
+        if first and topics.is_whole(topic):
+            return 0
+        return topics.renew(stream_settings(self._project, self._stream, self.read_catalogue()), topic)
 
     def mark(self) -> int:
         """A message is known in the topic by where it begins."""

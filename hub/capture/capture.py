@@ -94,6 +94,7 @@ class Capture:
         self._heads = Heads()
         self._group = GROUP
         self._progress_at = 0.0
+        self._reached_lsn = 0  # all up to here has been handed over, which need not be stored yet
         if self.pending:  # others asked for it meanwhile
             self._late.catch_up()
         if any(fan_out.spooled for fan_out in self.pending):
@@ -106,7 +107,7 @@ class Capture:
 
         `idle`: nothing arrives, so that what can wait may be done too.
         """
-        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle) or (idle and self._save_cursor())
+        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle) or (idle and self._rest())
 
     def look_again(self) -> None:
         """Take up the fan-outs that others asked for, as `hub verify --repair` does: the store is believed alone."""
@@ -597,6 +598,7 @@ class Capture:
         """Store that there was nothing up to `lsn`, now and then. False while that waits."""
         if lsn <= self.position:
             return True
+        self._reached_lsn = lsn
         if time.monotonic() - self._progress_at < PROGRESS_EVERY:
             return False
         with self.write() as connection:
@@ -605,12 +607,15 @@ class Capture:
         self._progress_at = time.monotonic()
         return True
 
-    def _save_cursor(self) -> bool:
-        """Store where reading goes on, when nothing else does it: a topic forgets what is old."""
-        if self.cursor != self._stored_cursor:
+    def _rest(self) -> bool:
+        """Store how far reading has come, when nothing else does it: a topic forgets what is old. Always False."""
+        position = max(self.position, self._reached_lsn)
+        moved = position > self.position or self.cursor != self._stored_cursor
+        if moved and time.monotonic() - self._progress_at >= PROGRESS_EVERY:
             with self.write() as connection:
-                streams.save_position(connection, self.state.id, self.position, self.cursor)
-            self._stored_cursor = self.cursor
+                streams.save_position(connection, self.state.id, position, self.cursor)
+            self.position, self._stored_cursor = position, self.cursor
+            self._progress_at = time.monotonic()
         return False
 
     def _drift(self, drift: SchemaDrift) -> None:

@@ -113,11 +113,16 @@ def _follower(*workers: Worker) -> tuple[Worker, psutil.Process]:
     return found[0]
 
 
-def _settled(project: Project, lsn: int) -> bool:
-    try:
-        return journal.settled(project.store, lsn)
-    except journal.NOT_YET:
-        return False
+def _until_settled(project: Project, lsn: int, what: str) -> None:
+    """Until the store has every commit up to `lsn`."""
+
+    def settled() -> bool:
+        try:
+            return journal.settled(project.store, lsn)
+        except journal.NOT_YET:
+            return False
+
+    _until(settled, what)
 
 
 @pytest.mark.timeout(600)
@@ -129,7 +134,7 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
     workers = [Worker(project, "first"), Worker(project, "second")]
     try:
         with psycopg.connect(database, autocommit=True) as connection:
-            _until(lambda: _settled(project, fence(connection)), "the snapshot is applied")
+            _until_settled(project, fence(connection), "the snapshot is applied")
             with application.working():
                 owner, _ = _follower(*workers)
                 owner.end()
@@ -142,8 +147,7 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
                 for one in zombies:
                     one.send_signal(signal.SIGSTOP)
                 _until(third.follower, "the third worker has taken over", 60)
-                position = application.position
-                _until(lambda: _settled(project, position), "the third worker writes")
+                _until_settled(project, application.position, "the third worker writes")
                 for one in zombies:
                     one.send_signal(signal.SIGCONT)
 
@@ -151,9 +155,8 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
                 broker.start()
                 connect.kill()
                 connect.start()
-                position = application.position
-                _until(lambda: _settled(project, position), "what came after Connect's restart is there")
-            _until(lambda: _settled(project, fence(connection)), "the last commit is there")
+                _until_settled(project, application.position, "what came after Connect's restart is there")
+            _until_settled(project, fence(connection), "the last commit is there")
             project.hub("verify")
     finally:
         for worker in workers:
@@ -174,19 +177,21 @@ def test_a_topic_that_lost_records_leads_to_a_compared_snapshot(
     with psycopg.connect(database, autocommit=True) as connection:
         worker = Worker(project, "first")
         try:
-            _until(lambda: _settled(project, fence(connection)), "the snapshot is applied")
+            _until_settled(project, fence(connection), "the snapshot is applied")
         finally:
             worker.end()
+        (run,) = journal.select(project.store, "select run from stream")[0]
         connection.execute("update orders set n = 1 where id < 3")
         connection.execute("delete from orders where id = 3")
         slot = urlsplit(database).path.removeprefix("/")
-        _until(lambda: _in_topic(connection, slot, fence(connection)), "all of it is in the topic")
+        end = fence(connection)
+        _until(lambda: _in_topic(connection, slot, end), "all of it is in the topic")
         _forget_records(broker, f"hub.{slot}")
 
         worker = Worker(project, "second")
         try:
-            _until(lambda: journal.select(project.store, "select run from stream")[0][0] > 2, "a new run has begun")
-            _until(lambda: _settled(project, fence(connection)), "the new snapshot is applied")
+            _until(lambda: journal.select(project.store, "select run from stream")[0][0] > run, "a new run has begun")
+            _until_settled(project, fence(connection), "the new snapshot is applied")
             project.hub("verify")
         finally:
             worker.end()
