@@ -58,13 +58,11 @@ class StreamStatus:
 
     @property
     def standstill(self) -> str:
-        """Why no change of it is stored; "" while they are, however late."""
+        """Why no change of it is stored, as the store and the locks say; "" while they are, however late."""
         if self.problem:
             return f"Stream {self.name} stands still: {self.problem}"
         if not self.owner:
             return f"Stream {self.name} stands still: its capture does not run. Start `hub run`."
-        if self.state != NOT_STARTED and self.log.wal_status == "lost":
-            return f"Stream {self.name} stands still: its replication slot is lost. `hub doctor` says what to do."
         return ""
 
 
