@@ -27,6 +27,8 @@ GAPS = 1000  # seqs that were not there when later ones were: on Postgres their 
 
 attempt, document = tables.attempt, tables.document
 
+Add = Callable[[sa.Connection, sa.ColumnElement[bool]], int]  # counts the rows that fit; how many they were
+
 
 @dataclass
 class Tail:
@@ -34,21 +36,22 @@ class Tail:
 
     seq: sa.Column[int]
     position: int  # counted up to here
+    window: int = WINDOW
     gaps: dict[int, None] = field(default_factory=dict)  # but for these, the newest last
 
-    def count(self, store: Store, add: Callable[[sa.Connection, sa.ColumnElement[bool]], int]) -> None:
-        """Call `add` with conditions that name each new row once, until `BUDGET` is spent; it says how many fitted."""
+    def count(self, store: Store, add: Add) -> None:
+        """Hand each new row to `add` once, until `BUDGET` is spent."""
         deadline = time.monotonic() + BUDGET
         while self._window(store, add) and time.monotonic() < deadline:
             pass
 
-    def _window(self, store: Store, add: Callable[[sa.Connection, sa.ColumnElement[bool]], int]) -> bool:
+    def _window(self, store: Store, add: Add) -> bool:
         """One view of the store. True when there is more."""
         with store.read() as connection:
             head = connection.execute(sa.select(sa.func.max(self.seq))).scalar() or 0
             if self.gaps:
                 self._late(connection, add)
-            last = min(head, self.position + WINDOW)
+            last = min(head, self.position + self.window)
             if last <= self.position:
                 return False
             seqs, inside = range(self.position + 1, last + 1), self.seq.between(self.position + 1, last)
@@ -58,7 +61,7 @@ class Tail:
                 self._note(seqs, connection.scalars(sa.select(self.seq).where(inside)))
             return last < head
 
-    def _late(self, connection: sa.Connection, add: Callable[[sa.Connection, sa.ColumnElement[bool]], int]) -> None:
+    def _late(self, connection: sa.Connection, add: Add) -> None:
         """Those whose transaction has ended by now."""
         there = list(connection.scalars(sa.select(self.seq).where(self.seq.in_(self.gaps))))
         if there:
@@ -85,18 +88,25 @@ class Latency:
         self.total += seconds
 
 
+@dataclass
 class Counts:
-    """Counters that only rise. Used by one thread at a time."""
+    """They only rise."""
+
+    attempts: Counter[tuple[str, OutcomeKind]] = field(default_factory=Counter)  # by subscription and outcome
+    durations: Counter[str] = field(default_factory=Counter)  # by subscription: microseconds of all attempts
+    latencies: dict[str, Latency] = field(default_factory=dict)  # by subscription
+    versions: Counter[tuple[str, Cause]] = field(default_factory=Counter)  # by entity and cause
+
+
+class Tally:
+    """Counts what is added to one store. For one thread at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         with store.read() as connection:
             self._attempts = Tail(attempt.c.seq, _head(connection, attempt))
             self._versions = Tail(document.c.seq, _head(connection, document))
-        self.attempts: Counter[tuple[str, OutcomeKind]] = Counter()  # by subscription and outcome
-        self.durations: Counter[str] = Counter()  # by subscription: microseconds of all attempts
-        self.latencies: dict[str, Latency] = {}  # by subscription
-        self.versions: Counter[tuple[str, Cause]] = Counter()  # by entity and cause
+        self.counts = Counts()
 
     def look(self) -> None:
         """Count what was added since the last look."""
@@ -106,10 +116,10 @@ class Counts:
     def _add_attempts(self, connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
         counted = 0
         for subscription, outcome, bucket, count, duration, latency in self._named(connection, _attempts(which)):
-            self.attempts[subscription, OutcomeKind(outcome)] += count
-            self.durations[subscription] += int(duration)
+            self.counts.attempts[subscription, OutcomeKind(outcome)] += count
+            self.counts.durations[subscription] += int(duration)
             if bucket >= 0:
-                self.latencies.setdefault(subscription, Latency()).add(bucket, count, float(latency) / 1e6)
+                self.counts.latencies.setdefault(subscription, Latency()).add(bucket, count, float(latency) / 1e6)
             counted += count
         return counted
 
@@ -117,7 +127,7 @@ class Counts:
         query = sa.select(document.c.entity_id, document.c.cause, sa.func.count()).where(which)
         counted = 0
         for entity, cause, count in self._named(connection, query.group_by(document.c.entity_id, document.c.cause)):
-            self.versions[entity, CAUSES[cause]] += count
+            self.counts.versions[entity, CAUSES[cause]] += count
             counted += count
         return counted
 

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import psycopg
@@ -21,7 +20,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 from sqlalchemy.exc import DBAPIError
 
-from hub.console.counts import Counts
+from hub.console.counts import Tally
 from hub.console.metrics import Picture, Scrape
 from hub.console.sources import Ask, History, LogEnds
 from hub.console.waiting import Beside
@@ -42,11 +41,6 @@ OPEN = ("/healthz", "/readyz")  # without a token
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    problems: Sequence[str]  # what keeps changes from going through, one sentence each
-
-
 class Reader:
     """What the console reads of one hub. Each read is by one thread at a time."""
 
@@ -56,12 +50,12 @@ class Reader:
         self._streams = streams
         self._roles = [*(f"capture {name}" for name in streams), "dispatch"]
         self._histories = {name: History() for name in streams}
-        self._counts = Counts(store)
+        self._tally = Tally(store)
         self._version = version("hub-cdc")
 
     def scrape(self, ends: Mapping[str, LogEnd]) -> Scrape:
         held = owners(self._store, self._roles)
-        self._counts.look()
+        self._tally.look()
         status = read_status(self._store, self._project, self._streams, lambda name: ends[name], held.get)
         moment = now()
         lags = {
@@ -69,16 +63,19 @@ class Reader:
             for one in status.streams
             if one.position and not one.log.unreachable
         }
-        return Scrape(self._project, Picture(self._version, moment, status, lags, self._counts))
+        return Scrape(self._project, Picture(self._version, moment, status, lags, self._tally.counts))
 
-    def readiness(self) -> Readiness:
-        """By the store and the locks alone. What is parked or held waits for its receiver: the hub itself is well."""
+    def standstills(self) -> list[str]:
+        """What keeps changes from going through, a sentence each, by the store and the locks alone.
+
+        What is parked or held is not among them: it waits for its receiver, and the hub itself is well.
+        """
         held = owners(self._store, self._roles)
         streams = read_streams(self._store, self._streams, lambda _: LogEnd(), held.get)
         problems = [one.standstill for one in streams if one.standstill]
         if not held["dispatch"]:
             problems.append("Nothing is delivered: dispatch does not run. Start `hub run`.")
-        return Readiness(problems)
+        return problems
 
 
 class Pages:
@@ -87,7 +84,7 @@ class Pages:
         self._token = token
         self._known: Mapping[str, LogEnd] = {}
         self._scrape = Beside(lambda: reader.scrape(self._known))
-        self._readiness = Beside(reader.readiness)
+        self._standstills = Beside(reader.standstills)
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=LONGEST_BODY)
@@ -123,12 +120,12 @@ class Pages:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         try:
-            problems = (await self._readiness.result(READY_SECONDS)).problems
+            problems = await self._standstills.result(READY_SECONDS)
         except TimeoutError:
             problems = [f"The store did not answer within {READY_SECONDS:g} seconds."]
         except (DBAPIError, psycopg.Error, OSError) as error:
             problems = [_unreadable(error)]
-        told = {"problems": list(problems)} if self._admitted(request) else {}
+        told = {"problems": problems} if self._admitted(request) else {}
         return web.json_response({"ready": not problems, **told}, status=503 if problems else 200)
 
     async def _metrics(self, request: web.Request) -> web.Response:
