@@ -22,20 +22,23 @@ class LogEnds:
     def __init__(self, ask: Ask, streams: Iterable[str]) -> None:
         self._asked = {name: Beside(partial(ask, name)) for name in streams}
         self._found: dict[str, LogEnd] = {}
-        self._looked = -FRESH_SECONDS  # time.monotonic()
+        self._fresh_until = 0.0  # time.monotonic()
+        self._turn = asyncio.Lock()
 
     async def look(self) -> Mapping[str, LogEnd]:
         """By stream; one that does not answer in time is unreachable."""
-        if time.monotonic() - self._looked >= FRESH_SECONDS:
-            answers = await asyncio.gather(*(self._answer(beside) for beside in self._asked.values()))
-            self._found = dict(zip(self._asked, answers, strict=True))
-            self._looked = time.monotonic()
-        return self._found
+        async with self._turn:
+            if time.monotonic() >= self._fresh_until:
+                answers = await asyncio.gather(*(self._answer(beside) for beside in self._asked.values()))
+                self._found = dict(zip(self._asked, answers, strict=True))
+                self._fresh_until = time.monotonic() + FRESH_SECONDS
+            return self._found
 
     @staticmethod
     async def _answer(beside: Beside[LogEnd]) -> LogEnd:
+        """One that is still being asked from an earlier look delays none after it."""
         try:
-            return await beside.result(ANSWER_SECONDS)
+            return await beside.result(0 if beside.busy else ANSWER_SECONDS)
         except TimeoutError:
             return LogEnd(unreachable=f"The source did not answer within {ANSWER_SECONDS:g} seconds.")
 

@@ -17,12 +17,17 @@ class Beside(Generic[T]):
         self._running: asyncio.Future[T] | None = None
         self.last: T | None = None  # what it last returned, also to nobody
 
+    @property
+    def busy(self) -> bool:
+        return self._running is not None and not self._running.done()
+
     async def result(self, seconds: float) -> T:
         """Raises what it raises; TimeoutError when it takes longer, and then it goes on."""
-        if self._running is None or self._running.done():
-            self._running = _begin(self._call)
-            self._running.add_done_callback(self._keep)
-        return await asyncio.wait_for(asyncio.shield(self._running), seconds)
+        running = self._running
+        if running is None or running.done():
+            running = self._running = _begin(self._call)
+            running.add_done_callback(self._keep)
+        return await asyncio.wait_for(asyncio.shield(running), seconds)
 
     def _keep(self, done: asyncio.Future[T]) -> None:
         if not done.cancelled() and done.exception() is None:
