@@ -161,6 +161,7 @@ def _some_of_everything(store: Store, rows: Rows, key: str) -> None:
     for outcome in (1, 3, 4, 5):
         rows.attempt("mailing", "order", key, 1, outcome=outcome, duration=1_500_000)
     rows.attempt("mailing", "order", key, 2, replay_id=1)
+    rows.attempt("mailing", "order", key, 3, turn=1)  # planned again, on purpose
     rows.attempt("mailing", "order", f"s{key}", 1)  # of the initial load
     rows.attempt("mailing", "order", "pruned", 1)
 
