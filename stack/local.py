@@ -34,6 +34,7 @@ EXAMPLE = ROOT / "examples" / "conference"
 PROJECT = EXAMPLE / "distributed"
 LEGACY, STORE = "conference", "hub"  # databases
 ROLE = "hub"  # that follows the legacy database
+PASSWORD = "legacy_password"  # the role's, as a file among Connect's secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def up(directory: Path) -> Stack:
         done(broker.bootstrap)
     with _step("Kafka Connect") as done:
         connect = Connect(found, directory, broker.bootstrap, lasting=True)
-        password = _secret(connect, "legacy_password", secrets.token_urlsafe(24))
+        password = _secret(connect, PASSWORD, secrets.token_urlsafe(24))
         connect.start()
         done(connect.url)
     with _step("the DBA's SQL") as done:
@@ -168,13 +169,14 @@ def _write_environ(stack: Stack, password: str) -> None:
 def _guide(stack: Stack) -> str:
     """How to go on, to copy."""
     hub = f"hub --project {_near(PROJECT)}"
+    password = f"'${{dir:{stack.connect.secrets}:{PASSWORD}}}'"
     receiver = f"python -m examples.conference.receiver --log {_near(stack.directory / 'received.jsonl')}"
     return f"""
   data, settings, logs  {_near(stack.directory)}
   Go on, with .venv/bin in the path; the last three each in a terminal of its own:
     . {_near(stack.environ)}
     {hub} store upgrade
-    {hub} source register
+    {hub} source register --password {password}
     {receiver}
     {hub} run --role capture
     {hub} run --role dispatch

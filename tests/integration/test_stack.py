@@ -1,9 +1,12 @@
 """Kafka and Kafka Connect as local processes: what the tests of the distributed mode stand on."""
 
 import json
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +18,7 @@ from kafka.admin import NewTopic
 from cdc.settings import StreamSettings, connector_settings, parse_url
 from hub.bootstrap import read_catalogue
 from hub.project import Source
+from stack import local
 from stack.connect import Connect
 from stack.kafka import Broker
 from stack.settings import versions
@@ -165,3 +169,33 @@ def _streams(connect: Connect, name: str) -> bool:
     tasks = answer.json().get("tasks", []) if answer.is_success else []
     assert not [task for task in tasks if task["state"] == "FAILED"], tasks
     return [task["state"] for task in tasks] == ["RUNNING"]
+
+
+@pytest.fixture
+def elsewhere(broker: Broker) -> Iterator[Path]:
+    """A folder that the server's system user may enter too, emptied of processes and files at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="hub-test-stack-"))
+    directory.chmod(0o755)
+    yield directory
+    local.down(directory)
+    shutil.rmtree(directory)
+
+
+def test_the_whole_stack_comes_up_and_goes_down(elsewhere: Path) -> None:
+    """Called again it starts nothing anew; each process is ended by who did not start it; addresses are kept."""
+    stack = local.up(elsewhere)
+    servers = (stack.broker.process(), stack.connect.process())
+    environ = stack.environ.read_text()
+    again = local.up(elsewhere)
+
+    assert None not in servers
+    assert (again.broker.process(), again.connect.process()) == servers
+    assert again.environ.read_text() == environ
+    assert stack.environ.stat().st_mode & 0o077 == 0
+    with psycopg.connect(stack.postgres.url(local.LEGACY)) as owner:
+        assert owner.execute("SELECT pubname FROM pg_publication").fetchall() == [("hub",)]
+
+    local.down(elsewhere)
+    assert (stack.broker.process(), stack.connect.process()) == (None, None)
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(stack.postgres.url())

@@ -265,6 +265,19 @@ def test_what_lasts_is_watched_and_started_again(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
+def test_workers_are_well_while_they_are_connected() -> None:
+    """By the kernel's table of connections, in which ports are hexadecimal and 01 is an established one."""
+    environ = SERVICES["capture"]["environment"]
+    ports = {
+        "capture": int(environ["KAFKA_BOOTSTRAP"].rpartition(":")[2]),
+        "dispatch": int(environ["HUB_STORE"].rpartition(":")[2].partition("/")[0]),
+    }
+
+    assert {name: SERVICES[name]["healthcheck"]["test"][3] for name in ports} == {
+        name: f":{port:04X} 01 " for name, port in ports.items()
+    }
+
+
 def test_what_ends_runs_until_it_is_well() -> None:
     """The store's upgrade and the connector's registration are tried again, and are no services."""
     assert {"store-upgrade", "register"} == ONE_SHOT
