@@ -197,12 +197,15 @@ class TopicFeed:
 
 
 def register(settings: StreamSettings, topic: Topic, password: str, replication: int) -> None:
-    """Make topic and connector, or bring the connector's settings up to date, and wait until it runs."""
-    check_settings = topic.connect.settings(topic.connector)
-    if check_settings is None:
+    """Make topic and connector, or bring the connector's settings up to date, and wait until it runs.
+
+    Raises OutsideError when the source is not ready for it, FaultError when it fails.
+    """
+    if topic.connect.settings(topic.connector) is None:
         check_start(settings, snapshot=True)
     topic.make(replication)
     topic.connect.put(topic.connector, connect_settings(settings, topic.name, password))
+    topic.connect.resume(topic.connector)
     topic.connect.wait(topic.connector, lambda state: state.runs, "run")
 
 

@@ -218,3 +218,21 @@ def _forget_records(broker: Broker, topic: str) -> None:
         admin.delete_records({TopicPartition(topic, 0): -1})
     finally:
         admin.close()
+
+
+def test_a_connector_is_looked_at_paused_and_resumed(project: Project) -> None:
+    """What is shown holds no password; a second registration keeps the reference; a connector that rests is a fault."""
+    printed = json.loads(project.hub("source", "config"))
+    assert printed["config"]["database.password"] == "${env:HUB_MAIN_PASSWORD}"
+    assert PASSWORD not in json.dumps(printed)
+    assert printed["config"]["table.include.list"] == "public\\.lines,public\\.orders"
+
+    standing = json.loads(project.hub("source", "status", "--json"))
+    assert (standing["state"], standing["task"], standing["slot"]) == ("RUNNING", "RUNNING", "active")
+    project.hub("source", "register")
+    assert "runs" in project.hub("source", "register")
+    project.hub("source", "status", "--pause")
+    _until(lambda: "PAUSED" in project.hub("source", "status", "--pause"), "it rests")
+    project.hub("source", "status", "--json", ends_with=1)
+    project.hub("source", "register")  # waits until it runs, so it has to be resumed
+    project.hub("source", "register", "--password", PASSWORD, ends_with=2)
