@@ -46,7 +46,9 @@ def test_the_hub_knows_neither_the_way_in_nor_the_way_out(path: Path) -> None:
     if path.relative_to(ROOT).as_posix() == COMPOSITION_ROOT:
         return
 
-    outside = {"cdc", "connectors"} | (set() if path.name == "demo.py" else {"examples", "tests", "benchmarks"})
+    outside = {"cdc", "connectors"} | (
+        set() if path.name == "demo.py" else {"examples", "stack", "tests", "benchmarks"}
+    )
     assert [name for name in _imported(path) if _is_in(name, outside)] == []
 
 
@@ -63,7 +65,7 @@ def test_the_composition_root_joins_them() -> None:
 def test_in_and_out_know_nouns_and_ports_alone(path: Path) -> None:
     """And neither knows the other."""
     package = path.relative_to(ROOT).parts[0]
-    others = {"cdc", "connectors", "migrations", "examples", "tests", "benchmarks"} - {package}
+    others = {"cdc", "connectors", "migrations", "examples", "stack", "tests", "benchmarks"} - {package}
     imported = {name for name in _imported(path) if name != "hub"}
 
     assert [name for name in imported if _is_in(name, others)] == []
@@ -72,7 +74,7 @@ def test_in_and_out_know_nouns_and_ports_alone(path: Path) -> None:
 
 def test_no_module_is_named_for_nothing() -> None:
     """A name says what is in it."""
-    packages = ("hub", "cdc", "connectors", "migrations", "examples", "benchmarks", "tests")
+    packages = ("hub", "cdc", "connectors", "migrations", "examples", "stack", "benchmarks", "tests")
     assert [path for package in packages for path in _modules(package) if path.stem in VAGUE] == []
 
 
