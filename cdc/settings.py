@@ -92,7 +92,8 @@ LARGEST_RECORD = 64 << 20  # bytes of one row as JSON: Postgres's own limit for 
 def connect_settings(stream: StreamSettings, topic: str, password: str) -> dict[str, str]:
     """For Kafka Connect: all records of the stream go to one topic, in which they keep the order of commits.
 
-    `password`: a reference that a config provider of the worker's resolves, such as ${env:NAME}.
+    `password`: a reference that a config provider of the worker's resolves, such as ${env:NAME}. InputError when the
+    source's url has another secret.
     """
     settings = connector_settings(stream, snapshot=True) | {
         "tasks.max": "1",
@@ -110,6 +111,11 @@ def connect_settings(stream: StreamSettings, topic: str, password: str) -> dict[
         "producer.override.compression.type": "lz4",
         "producer.override.max.request.size": str(LARGEST_RECORD),
     }
+    if "database.sslpassword" in settings:
+        raise InputError(
+            "The source's url has an sslpassword, which everyone who asks Kafka Connect would see.",
+            "Give Kafka Connect a key without a passphrase that only it can read.",
+        )
     if "database.password" in settings:
         settings["database.password"] = password
     return settings

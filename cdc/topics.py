@@ -6,8 +6,10 @@ ours. A topic that no longer holds what follows the store's cursor has a gap: th
 that is compared, never silently at another place.
 """
 
+import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -21,6 +23,8 @@ from cdc.source import Watch, check_start, drop_slot
 from cdc.transactions import PART, Assembler
 from hub.changes import Arrival, Batch, FeedPlan, Missed
 from hub.errors import OutsideError
+
+log = logging.getLogger(__name__)
 
 RECORDS = 2000  # of one batch
 FETCH = 8 << 20  # bytes that the broker sends at once
@@ -185,9 +189,13 @@ class TopicFeed:
         if arrived or time.monotonic() - self._looked < STATUS_SECONDS:
             return
         self._looked = time.monotonic()
-        state = self._topic.connect.state(self._topic.connector)
-        if "FAILED" in (state.state, state.task):
-            self._topic.connect.restart(self._topic.connector)
+        with suppress(
+            OutsideError
+        ):  # what is in the topic can be read without Connect; `hub source status` tells of it
+            state = self._topic.connect.state(self._topic.connector)
+            if "FAILED" in (state.state, state.task):
+                log.warning("connector failed, and is started again", extra={"reason": state.problem})
+                self._topic.connect.restart(self._topic.connector)
 
     def close(self) -> None:
         if self._watch is not None:

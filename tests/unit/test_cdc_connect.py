@@ -8,7 +8,9 @@ import pytest
 
 from cdc import connect
 from cdc.connect import MISSING, Connect
-from hub.errors import FaultError, OutsideError
+from cdc.settings import StreamSettings, connect_settings
+from hub.catalogue import Catalogue
+from hub.errors import FaultError, InputError, OutsideError
 
 TRACE = """org.apache.kafka.connect.errors.ConnectException: Could not start the task
 \tat io.debezium.Something(Something.java:1)
@@ -75,3 +77,20 @@ def test_one_that_never_runs_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(connect, "RUN_SECONDS", 0.0)
     with pytest.raises(OutsideError, match="did not run within 0 s: it is UNASSIGNED, its task missing"):
         asked(lambda _: status("UNASSIGNED")).wait("hub-hub", lambda state: state.runs, "run")
+
+
+def test_the_settings_hold_no_secret_and_send_all_to_one_topic() -> None:
+    """What Kafka Connect is given, everyone who asks it can read."""
+    stream = StreamSettings("postgresql://hub:s3cret@db:5432/shop", "hub", {}, Catalogue({}))
+    settings = connect_settings(stream, "hub.main", "${env:HUB_MAIN_PASSWORD}")
+
+    assert settings["database.password"] == "${env:HUB_MAIN_PASSWORD}"
+    assert "s3cret" not in json.dumps(settings)
+    assert (settings["transforms.route.regex"], settings["transforms.route.replacement"]) == (".*", "hub.main")
+    # A NULL would become the column's default, and a topic has no offset that closes a transaction.
+    assert settings["value.converter.replace.null.with.default"] == "false"
+    assert settings["provide.transaction.metadata"] == "true"
+    with pytest.raises(InputError, match="sslpassword"):
+        connect_settings(
+            StreamSettings("postgresql://hub@db/shop?sslpassword=s3cret", "hub", {}, Catalogue({})), "t", "${env:X}"
+        )
