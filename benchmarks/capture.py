@@ -45,7 +45,10 @@ HUB = [sys.executable, "-m", "hub"]
 LIMIT = 600  # seconds for any one run
 
 PROJECT = {
-    "hub.yaml": "hub: bench\nsources:\n  main:\n    url: {url}\n    slot: hub\nstore: sqlite:///var/hub.db\n",
+    "hub.yaml": (
+        "hub: bench\nsources:\n  main:\n    url: {url}\n    slot: hub\nstore: sqlite:///var/hub.db\n"
+        "console: {{listen: 127.0.0.1:0}}\n"
+    ),
     "entities/account.yaml": "entity: account\ntable: bench.accounts\n",
     "entities/order.yaml": (
         "entity: order\ntable: bench.orders\nhas_many:\n"
@@ -200,9 +203,10 @@ class Meter:
     def _now(self) -> dict[str, float]:
         found: dict[str, float] = {}
         for child in self._run.children():
-            role = "capture" if "capture" in child.cmdline() else "dispatch"
-            if role == "dispatch":
+            command = child.cmdline()
+            if "dispatch" in command:
                 found["dispatch"] = sum(child.cpu_times()[:2])
+            if "capture" not in command:
                 continue
             main = next(t for t in child.threads() if t.id == child.pid)
             found["capture, Python"] = main.user_time + main.system_time

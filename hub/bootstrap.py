@@ -16,6 +16,7 @@ from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
+from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Project, Source, SubscriptionConfig
 from hub.store import streams
 from hub.store.database import Store
@@ -196,10 +197,17 @@ def build_dispatcher(project: Project, store: Store) -> Dispatcher:
     return Dispatcher(store, project, subscriptions, openers)
 
 
-def connect_source(source: Source) -> psycopg.Connection[Any]:
+def connect_source(source: Source, **settings: Any) -> psycopg.Connection[Any]:
+    """`settings`: libpq's, in the place of the URL's."""
     from cdc import source as sources
 
-    return sources.connect(source.url)
+    return sources.connect(source.url, **settings)
+
+
+def log_end(project: Project, stream: str, **settings: Any) -> LogEnd:
+    """Where the log of a stream's source is, and how its slot stands. `settings` as of `connect_source`."""
+    source = project.sources[stream.split("/", 1)[0]]
+    return ask_log_end(lambda: connect_source(source, **settings), slot_of(source, stream))
 
 
 def _stream_columns(project: Project, stream: str, catalogue: Catalogue) -> Mapping[str, Sequence[str]]:

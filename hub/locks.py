@@ -4,14 +4,18 @@ import fcntl
 import json
 import os
 import socket
+import time
 import zlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 
 from hub.errors import OutsideError
 from hub.store.database import Store
+
+LOOK_SECONDS = 0.2  # within which a file lock that somebody only looks at is free again
 
 
 class Lock(Protocol):
@@ -27,7 +31,15 @@ def hold(store: Store, role: str) -> Lock:
 
 def owner(store: Store, role: str) -> str | None:
     """Who holds the lock of a role: "pid 17 on machine since 2026-01-02T03:04:05Z"; None when nobody does."""
-    return _file_owner(store, role) if store.is_sqlite else _server_owner(store, role)
+    return owners(store, [role])[role]
+
+
+def owners(store: Store, roles: Iterable[str]) -> dict[str, str | None]:
+    """As `owner`, of several roles at once."""
+    if store.is_sqlite:
+        return {role: _file_owner(store, role) for role in roles}
+    with psycopg.connect(_conninfo(store), autocommit=True) as connection:
+        return {role: _server_owner(connection, role) for role in roles}
 
 
 def _refuse(role: str, owner: str) -> OutsideError:
@@ -41,15 +53,25 @@ class _FileLock:
         path = store.path.with_name(f"{store.path.name}-{_plain(role)}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._take():
             self._file.seek(0)
-            raise _refuse(role, _described(self._file.read())) from None
+            raise _refuse(role, _described(self._file.read()))
         self._file.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, self._file)
         self._file.flush()
+
+    def _take(self) -> bool:
+        """Whoever asks for the owner holds it for a moment too: only a lock that stays is another role's."""
+        deadline = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(LOOK_SECONDS / 20)
 
     def release(self) -> None:
         self._file.truncate(0)
@@ -89,8 +111,9 @@ class _ServerLock:
         self._connection = psycopg.connect(_conninfo(store), autocommit=True, application_name=name)
         taken = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (_number(role),)).fetchone()
         if not taken or not taken[0]:
+            holder = _server_owner(self._connection, role)
             self._connection.close()
-            raise _refuse(role, _server_owner(store, role) or "a process that is just ending")
+            raise _refuse(role, holder or "a process that is just ending")
 
     def release(self) -> None:
         self._connection.close()
@@ -105,14 +128,13 @@ def _conninfo(store: Store) -> str:
     return store.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def _server_owner(store: Store, role: str) -> str | None:
+def _server_owner(connection: psycopg.Connection[Any], role: str) -> str | None:
     query = (
         "SELECT a.application_name, a.pid, a.backend_start FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
         "WHERE l.locktype = 'advisory' AND l.granted AND l.database = (SELECT oid FROM pg_database "
         "WHERE datname = current_database()) AND (l.classid::bigint << 32 | l.objid::bigint) = %s"
     )
-    with psycopg.connect(_conninfo(store), autocommit=True) as connection:
-        row = connection.execute(query, (_number(role),)).fetchone()
+    row = connection.execute(query, (_number(role),)).fetchone()
     if row is None:
         return None
     name = str(row[0]).removeprefix("hub ").removeprefix(role).strip()

@@ -38,6 +38,8 @@ class Child:
 
     name: str
     arguments: Sequence[str]
+    essential: bool = True  # the others end when it cannot go on; where not, it is tried for ever
+    longest_pause: float = LONGEST_PAUSE  # seconds
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0  # in a row
@@ -61,7 +63,7 @@ class Child:
         if time.monotonic() - self.started > WELL_AFTER:
             self.failures = 0
         self.failures += 1
-        return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (self.failures - 1))
+        return min(self.longest_pause, FIRST_PAUSE * 2.0 ** (self.failures - 1))
 
 
 @dataclass
@@ -131,7 +133,8 @@ class Supervisor:
         if self.until_idle and code == 0:
             child.done = True
             return
-        if code == BAD_INPUT or (self.until_idle and child.failures + 1 >= TRIES_WHEN_IDLE_IS_WAITED_FOR):
+        hopeless = code == BAD_INPUT or (self.until_idle and child.failures + 1 >= TRIES_WHEN_IDLE_IS_WAITED_FOR)
+        if hopeless and child.essential:
             raise ChildEnded(child.name, code)
         pause = child.pause()
         child.restart_at = time.monotonic() + pause

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--role", type=click.Choice(["capture", "dispatch"]), help="Run this role alone, without supervision.")
+@click.option(
+    "--role", type=click.Choice(["capture", "dispatch", "console"]), help="Run this role alone, without supervision."
+)
 @click.option("--stream", help="With --role capture: which stream, as source/stream. Needed when there are several.")
 @click.option("--until-idle", is_flag=True, help="End once caught up and settled, fan-outs included.")
 @click.option("--supervised", is_flag=True, hidden=True, help="End when stdin ends.")
@@ -35,6 +37,7 @@ def run(option: ProjectOption, role: str | None, stream: str | None, until_idle:
     hub run                       all roles on this machine
     hub run --until-idle          catch up, deliver, end
     hub run --role dispatch       one role
+    hub run --role console        health and metrics, where `console:` of hub.yaml says
     """
     from hub.check.later import refuse_later
 
@@ -48,6 +51,8 @@ def run(option: ProjectOption, role: str | None, stream: str | None, until_idle:
     elif role == "dispatch":
         os.chdir(project.directory)  # a connector's paths are relative to the project, wherever `hub` is called
         _dispatch(project, until_idle, supervised)
+    elif role == "console":
+        _console(project, until_idle)
     else:
         _supervise(option, until_idle)
 
@@ -98,6 +103,9 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
         Child(f"capture {name}", [*base, "--role", "capture", "--stream", name]) for name in stream_names(project)
     ]
     children.append(Child("dispatch", [*base, "--role", "dispatch"]))
+    if not until_idle:
+        # Its address may be taken, which must hold back no delivery; and a start costs more than it is worth to hurry.
+        children.append(Child("console", [*base, "--role", "console"], essential=False, longest_pause=60.0))
     try:
         Supervisor(children, until_idle, daily=lambda: _prune(prune, store, project)).run()
     finally:
@@ -213,6 +221,27 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
 
         uvloop.run(role())
     lock.release()
+
+
+# libpq's settings for a question that somebody waits for, also when the source's machine is gone.
+_BRIEF = {
+    "connect_timeout": 3,
+    "tcp_user_timeout": 5000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
+
+
+def _console(project: "Project", until_idle: bool) -> None:
+    from hub.bootstrap import log_end, stream_names
+    from hub.console.server import serve
+    from hub.store.database import open_store
+
+    if until_idle:
+        raise InputError("The console is never idle.", "Leave out --until-idle.")
+    store = open_store(project.store)
+    serve(store, project, stream_names(project), lambda stream: log_end(project, stream, **_BRIEF))
 
 
 COMMANDS = [run]

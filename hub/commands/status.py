@@ -9,7 +9,7 @@ from hub.commands.context import ProjectOption, echo_json, echo_table, json_opti
 from hub.commands.parameters import rfc3339
 from hub.errors import FaultError
 from hub.locks import owner
-from hub.operate.status import LogEnd, Status, StreamStatus, ask_log_end, read_status
+from hub.operate.status import Status, StreamStatus, read_status
 from hub.store.database import now
 
 
@@ -36,15 +36,16 @@ def status(context: click.Context, option: ProjectOption, as_json: bool) -> None
 
 
 def _read(option: ProjectOption) -> Status:
-    from hub.bootstrap import connect_source, slot_of, stream_names
+    from hub.bootstrap import log_end, stream_names
 
     project = option.project
-
-    def log_end(stream: str) -> LogEnd:
-        source = project.sources[stream.split("/", 1)[0]]
-        return ask_log_end(lambda: connect_source(source), slot_of(source, stream))
-
-    return read_status(option.store, project, stream_names(project), log_end, lambda role: owner(option.store, role))
+    return read_status(
+        option.store,
+        project,
+        stream_names(project),
+        lambda stream: log_end(project, stream),
+        lambda role: owner(option.store, role),
+    )
 
 
 def _show(found: Status, problems: list[str]) -> None:

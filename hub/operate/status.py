@@ -15,6 +15,7 @@ from hub.store import tables
 from hub.store.database import Store
 
 HEALTHY = ("reserved", "extended")  # wal_status of a slot that has lost nothing
+NOT_STARTED = "not started"
 
 delivery = tables.delivery
 
@@ -26,6 +27,8 @@ class LogEnd:
     lsn: int = 0
     slot: str = ""  # active, inactive, missing
     wal_status: str = ""  # pg_replication_slots.wal_status: reserved, extended, unreserved, lost
+    kept: int | None = None  # bytes of log that the slot holds back; None: there is no slot, or it is lost
+    room: int | None = None  # bytes until the slot is lost (max_slot_wal_keep_size); None: no bound, or it is lost
     unreachable: str = ""
 
 
@@ -52,6 +55,15 @@ class StreamStatus:
     def lag(self) -> int | None:
         """Bytes of log that the hub has not stored yet; None when the source is not reached."""
         return None if self.log.unreachable else max(0, self.log.lsn - self.position)
+
+    @property
+    def standstill(self) -> str:
+        """Why no change of it is stored, as the store and the locks say; "" while they are, however late."""
+        if self.problem:
+            return f"Stream {self.name} stands still: {self.problem}"
+        if not self.owner:
+            return f"Stream {self.name} stands still: its capture does not run. Start `hub run`."
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ def _stream_problems(stream: StreamStatus) -> Iterable[str]:
         yield f"{drift} Mend the entity, then `hub source resnapshot`."
     if stream.log.unreachable:
         yield f"Source of {stream.name} unreachable: {stream.log.unreachable} `hub doctor` looks closer."
-    elif stream.state == "not started":
+    elif stream.state == NOT_STARTED:
         return
     elif stream.log.slot == "missing":
         yield f"Stream {stream.name} has no replication slot at the source: `hub source resnapshot`."
@@ -114,24 +126,36 @@ Owner = Callable[[str], str | None]  # of a role: who holds its lock
 def read_status(
     store: Store, project: Project, streams: Iterable[str], log_end: Callable[[str], LogEnd], owner: Owner
 ) -> Status:
-    """`log_end` asks the source of a stream, which is named "source/stream"."""
+    """One consistent view of the store. `log_end` asks the source of a stream, which is named "source/stream"."""
+    outside = [(name, log_end(name), owner(f"capture {name}") or "") for name in streams]
+    dispatch = owner("dispatch") or ""
     with store.read() as connection:
         made_at = connection.execute(
             sa.select(tables.document.c.made_at).order_by(tables.document.c.seq.desc()).limit(1)
         ).scalar()
-    return Status(
-        streams=tuple(_stream(store, name, log_end(name), owner(f"capture {name}") or "") for name in streams),
-        subscriptions=_subscriptions(store, project),
-        destinations=_destinations(store, project),
-        made_at=made_at or 0,
-        dispatch=owner("dispatch") or "",
-    )
+        return Status(
+            streams=_streams(connection, outside),
+            subscriptions=_subscriptions(connection, project),
+            destinations=_destinations(connection, project),
+            made_at=made_at or 0,
+            dispatch=dispatch,
+        )
+
+
+def read_streams(
+    store: Store, streams: Iterable[str], log_end: Callable[[str], LogEnd], owner: Owner
+) -> tuple[StreamStatus, ...]:
+    """As `read_status`, of the streams alone: no queue is counted."""
+    outside = [(name, log_end(name), owner(f"capture {name}") or "") for name in streams]
+    with store.read() as connection:
+        return _streams(connection, outside)
 
 
 def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> LogEnd:
     """One short query on the server's own views; no application table is touched."""
     query = (
-        "SELECT pg_current_wal_lsn()::text, s.active, s.wal_status FROM (SELECT 1) AS one "
+        "SELECT pg_current_wal_lsn()::text, s.active, s.wal_status, "
+        "pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size FROM (SELECT 1) AS one "
         "LEFT JOIN pg_replication_slots s ON s.slot_name = %s"
     )
     try:
@@ -140,31 +164,47 @@ def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> Lo
     except (OutsideError, psycopg.Error) as error:
         return LogEnd(unreachable=str(error).strip().splitlines()[0])
     assert row is not None
-    lsn, active, wal_status = row
+    lsn, active, wal_status, kept, room = row
     state = "missing" if active is None else "active" if active else "inactive"
-    return LogEnd(parse_lsn(lsn), state, wal_status or "")
+    return LogEnd(parse_lsn(lsn), state, wal_status or "", kept, room)
 
 
-def _stream(store: Store, name: str, log: LogEnd, owner: str) -> StreamStatus:
-    id = store.find_name("stream", name) or 0
+Outside = tuple[str, LogEnd, str]  # a stream's name, the end of its source's log, who captures it
+
+
+def _streams(connection: sa.Connection, outside: Iterable[Outside]) -> tuple[StreamStatus, ...]:
     columns = (tables.stream.c.state, tables.stream.c.position, tables.stream.c.problem, tables.stream.c.seen_at)
-    with store.read() as connection:
+    ids = _ids(connection, "stream")
+    fan_outs = _fan_outs(connection)
+    found = []
+    for name, log, owner in outside:
+        id = ids.get(name, 0)
         row = connection.execute(sa.select(*columns).where(tables.stream.c.stream_id == id)).first()
-        fan_outs = _fan_outs(connection, id)
+        state, position, problem, seen_at = row if row else (NOT_STARTED, 0, "", 0)
         drift = _drift(connection, name)
-    state, position, problem, seen_at = row if row else ("not started", 0, "", 0)
-    return StreamStatus(name, state, position, problem, seen_at, log, drift, fan_outs, owner)
+        found.append(
+            StreamStatus(name, state, position, problem, seen_at, log, drift, tuple(fan_outs.get(id, ())), owner)
+        )
+    return tuple(found)
 
 
-def _fan_outs(connection: sa.Connection, stream_id: int) -> tuple[FanOutStatus, ...]:
+def _ids(connection: sa.Connection, kind: str) -> dict[str, int]:
+    """By name: the numbers of what the store has met."""
+    query = sa.select(tables.name.c.name, tables.name.c.id).where(tables.name.c.kind == kind)
+    return {name: id for name, id in connection.execute(query)}  # noqa: C416
+
+
+def _fan_outs(connection: sa.Connection) -> dict[int, list[FanOutStatus]]:
+    """By stream id, in the order in which they began."""
     fan_out, item = tables.fan_out, tables.fan_out_item
-    items = sa.select(sa.func.count()).where(item.c.fan_out_id == fan_out.c.id).scalar_subquery()
-    query = (
-        sa.select(fan_out.c.transaction, fan_out.c.made, items)
-        .where(fan_out.c.stream_id == stream_id)
-        .order_by(fan_out.c.id)
-    )
-    return tuple(FanOutStatus(*row) for row in connection.execute(query))
+    counted = sa.select(item.c.fan_out_id, sa.func.count()).group_by(item.c.fan_out_id)
+    query = sa.select(fan_out.c.id, fan_out.c.stream_id, fan_out.c.transaction, fan_out.c.made).order_by(fan_out.c.id)
+    pending = connection.execute(query).all()
+    items = {id: count for id, count in connection.execute(counted)} if pending else {}  # noqa: C416
+    found: dict[int, list[FanOutStatus]] = {}
+    for id, stream_id, transaction, made in pending:
+        found.setdefault(stream_id, []).append(FanOutStatus(transaction, made, items.get(id, 0)))
+    return found
 
 
 def _drift(connection: sa.Connection, stream: str) -> tuple[tuple[str, str], ...]:
@@ -178,18 +218,18 @@ def _drift(connection: sa.Connection, stream: str) -> tuple[tuple[str, str], ...
     return tuple((row.name.removeprefix(f"{stream}/"), row.drift) for row in connection.execute(query))
 
 
-def _subscriptions(store: Store, project: Project) -> tuple[SubscriptionStatus, ...]:
+def _subscriptions(connection: sa.Connection, project: Project) -> tuple[SubscriptionStatus, ...]:
     counts = sa.select(
         delivery.c.subscription_id, delivery.c.state, sa.func.count(), sa.func.min(delivery.c.created_at)
     ).group_by(delivery.c.subscription_id, delivery.c.state)
     table = tables.subscription_state
-    with store.read() as connection:
-        queued = {(id, state): (count, oldest) for id, state, count, oldest in connection.execute(counts)}
-        query = sa.select(table.c.subscription_id, table.c.state, table.c.reason)
-        states = {id: (state, reason) for id, state, reason in connection.execute(query)}
+    queued = {(id, state): (count, oldest) for id, state, count, oldest in connection.execute(counts)}
+    query = sa.select(table.c.subscription_id, table.c.state, table.c.reason)
+    states = {id: (state, reason) for id, state, reason in connection.execute(query)}
+    ids = _ids(connection, "subscription")
     found = []
     for name in sorted(project.subscriptions):
-        id = store.find_name("subscription", name) or 0
+        id = ids.get(name, 0)
         waiting = [queued[id, state] for state in (State.PENDING, State.RELEASED) if (id, state) in queued]
         state, reason = states.get(id, ("active", ""))
         found.append(
@@ -205,9 +245,8 @@ def _subscriptions(store: Store, project: Project) -> tuple[SubscriptionStatus, 
     return tuple(found)
 
 
-def _destinations(store: Store, project: Project) -> tuple[DestinationStatus, ...]:
+def _destinations(connection: sa.Connection, project: Project) -> tuple[DestinationStatus, ...]:
     table = tables.destination_state
     query = sa.select(table.c.destination, table.c.held_since, table.c.reason)
-    with store.read() as connection:
-        held = {name: (since, reason) for name, since, reason in connection.execute(query)}
+    held = {name: (since, reason) for name, since, reason in connection.execute(query)}
     return tuple(DestinationStatus(name, *held.get(name, (0, ""))) for name in sorted(project.destinations))

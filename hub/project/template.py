@@ -10,7 +10,7 @@ sources:
     url: ${SOURCE_URL:-postgresql://hub:hub@127.0.0.1:5432/postgres}
     slot: hub                         # the name of the replication slot and the publication
 store: sqlite:///var/hub.db           # the hub's own memory; relative to this directory
-console: {listen: 127.0.0.1:8080}
+console: {listen: 127.0.0.1:8080}     # /healthz, /readyz and /metrics; add `token:` before others may reach it
 retention: {documents: 30d, attempts: 7d}
 """,
     "entities/order.yaml": """\

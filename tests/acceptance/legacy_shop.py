@@ -54,7 +54,12 @@ class Shop:
         )
 
     def point_to(self, url: str, slot: str) -> None:
-        settings = {"hub": "shop", "sources": {"main": {"url": url, "slot": slot}}, "store": self.project.store}
+        settings = {
+            "hub": "shop",
+            "sources": {"main": {"url": url, "slot": slot}},
+            "store": self.project.store,
+            "console": {"listen": "127.0.0.1:0"},
+        }
         self.write({"hub.yaml": json.dumps(settings)})
 
     def write(self, files: dict[str, str]) -> None:
