@@ -86,6 +86,35 @@ def engine_settings(stream: StreamSettings, *, snapshot: bool) -> dict[str, str]
     }
 
 
+LARGEST_RECORD = 64 << 20  # bytes of one row as JSON: Postgres's own limit for a value is sixteen times that
+
+
+def connect_settings(stream: StreamSettings, topic: str, password: str) -> dict[str, str]:
+    """For Kafka Connect: all records of the stream go to one topic, in which they keep the order of commits.
+
+    `password`: a reference that a config provider of the worker's resolves, such as ${env:NAME}.
+    """
+    settings = connector_settings(stream, snapshot=True) | {
+        "tasks.max": "1",
+        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        **converter_settings("key.converter"),
+        **converter_settings("value.converter"),
+        # A record in a topic has no offset of the source's beside it: END records say where a transaction ends.
+        "provide.transaction.metadata": "true",
+        "heartbeat.interval.ms": "0",
+        "transforms": "route",
+        "transforms.route.type": "org.apache.kafka.connect.transforms.RegexRouter",
+        "transforms.route.regex": ".*",
+        "transforms.route.replacement": topic,
+        "producer.override.compression.type": "lz4",
+        "producer.override.max.request.size": str(LARGEST_RECORD),
+    }
+    if "database.password" in settings:
+        settings["database.password"] = password
+    return settings
+
+
 # libpq's names, and what Debezium calls them.
 _CONNECTION = {
     "host": "database.hostname",

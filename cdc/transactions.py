@@ -17,6 +17,7 @@ from hub.changes import (
     Progress,
     RowChange,
     SchemaDrift,
+    SnapshotBegun,
     SnapshotCompleted,
     SnapshotRows,
     Transaction,
@@ -29,9 +30,11 @@ PART = 2_000  # changes of one transaction held in memory before they go on as a
 class Assembler:
     """Keeps the one transaction that is open at the end of a batch. Not thread-safe."""
 
-    def __init__(self, readers: Mapping[tuple[str, str], TableReader], part: int = PART) -> None:
+    def __init__(self, readers: Mapping[tuple[str, str], TableReader], part: int = PART, *, ends: bool = False) -> None:
+        """`ends`: transactions are closed by END records alone, and snapshots announce themselves: a topic's are."""
         self._readers = readers
         self._part = part
+        self._ends = ends
         self._open: int | None = None  # transaction id
         self._before = 0  # commit LSN of the transaction before the open one
         self._committed_at = 0
@@ -108,14 +111,30 @@ class Assembler:
 
     def _other(self, envelope: Envelope) -> None:
         if envelope.aggregate_type:
-            if envelope.aggregate_type == "Initial Snapshot" and envelope.type == "COMPLETED":
-                self._complete_snapshot()
+            if envelope.aggregate_type == "Initial Snapshot":
+                self._snapshot_event(envelope.type)
         elif envelope.status == "END":
             transaction, _, lsn = envelope.id.partition(":")
             if self._open == int(transaction):
                 self._close(int(lsn))
+            if self._ends:
+                self._progress(int(lsn))
         elif envelope.op == "m" and envelope.source and envelope.source.txId not in (None, self._open):
             self._begin(envelope.source)
+        elif envelope.op == "m" and envelope.source and self._ends and self._open is None:
+            self._progress(envelope.source.lsn or 0)  # all that committed before it has been handed over
+
+    def _snapshot_event(self, what: str) -> None:
+        if what == "COMPLETED":
+            self._complete_snapshot()
+        elif what == "STARTED" and self._ends:
+            self._snapshot = []
+            self._arrivals.append(SnapshotBegun())
+
+    @property
+    def between(self) -> bool:
+        """No transaction is open: reading can begin again here."""
+        return self._open is None
 
     def _complete_snapshot(self) -> None:
         self._flush_snapshot()
@@ -143,6 +162,9 @@ class Assembler:
             if reached <= self._before:
                 return
             self._close(closing if closing > self._before else reached)
+        self._progress(reached)
+
+    def _progress(self, reached: int) -> None:
         if reached > self._reached:
             self._reached = reached
             self._arrivals.append(Progress(reached))

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
@@ -21,6 +21,11 @@ from hub.project import Project, Source, SubscriptionConfig
 from hub.store import streams
 from hub.store.database import Store
 from hub.subscriptions import Subscription
+
+if TYPE_CHECKING:
+    from cdc.group import Group
+    from cdc.settings import StreamSettings
+    from cdc.topics import Topic
 
 
 def read_catalogue(source: Source, tables: Sequence[str] | None = None) -> Catalogue:
@@ -116,6 +121,13 @@ class StreamOutside(Outside):
         settings = StreamSettings(self._source.url, self._slot, plan.columns, catalogue)
         sources.check_start(settings, snapshot=plan.snapshot, position=plan.position)
 
+    @property
+    def keeps_snapshots(self) -> bool:
+        return False
+
+    def renew(self, *, first: bool) -> int | None:
+        return None
+
     def mark(self) -> int:
         from cdc import source as sources
 
@@ -124,6 +136,135 @@ class StreamOutside(Outside):
             row = connection.execute(query).fetchone()
         assert row is not None
         return parse_lsn(str(row[0]))
+
+
+class TopicOutside(StreamOutside):
+    """One stream's source, and its connector on Kafka Connect, whose slot it is."""
+
+    def refuse_foreign_slot(self) -> None:
+        return None
+
+    def missed(self, position: int) -> str:
+        """Nothing that the slot could tell: what Connect has read is in the topic, whose bounds are looked at later."""
+        return ""
+
+    def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
+        topic = build_topic(self._source, self._stream)
+        if topic.connect.settings(topic.connector) is None:
+            raise OutsideError(
+                f"Kafka Connect has no connector {topic.connector}.", f"Run `hub source register {self._stream}`."
+            )
+
+    @property
+    def keeps_snapshots(self) -> bool:
+        return True
+
+    def renew(self, *, first: bool) -> int | None:
+        from cdc import topics
+
+        topic = build_topic(self._source, self._stream)
+        if first and topics.is_whole(topic):
+            return 0
+        return topics.renew(stream_settings(self._project, self._stream, self.read_catalogue()), topic)
+
+    def mark(self) -> int:
+        """A message is known in the topic by where it begins."""
+        from cdc import source as sources
+
+        with sources.connect(self._source.url) as connection:
+            row = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+            connection.execute("SELECT pg_logical_emit_message(false, 'hub-mark', '')")
+        assert row is not None
+        return parse_lsn(str(row[0]))
+
+
+def build_outside(project: Project, stream: str) -> Outside:
+    return (TopicOutside if source_of(project, stream).kafka else StreamOutside)(project, stream)
+
+
+def source_of(project: Project, stream: str) -> Source:
+    return project.sources[stream.split("/", 1)[0]]
+
+
+def topic_of(source: Source, stream: str) -> str:
+    """The topic of a stream: the source's own for "main", with the stream's name behind for others."""
+    name = stream.split("/", 1)[1]
+    topic = source.kafka.get("topic") or f"hub.{source.name}"
+    return topic if name == "main" else f"{topic}.{name}"
+
+
+def build_topic(source: Source, stream: str) -> "Topic":
+    """Topic and connector of a stream. OutsideError when it has none: its source is followed by the engine."""
+    from cdc.connect import Connect
+    from cdc.topics import Topic
+
+    if not source.kafka:
+        raise OutsideError(
+            f"The source {source.name} is followed by the embedded engine.", "Give it `kafka:` for Kafka Connect."
+        )
+    name = topic_of(source, stream)
+    return Topic(source.kafka["bootstrap"], name, Connect(source.kafka["connect"]), f"hub-{slot_of(source, stream)}")
+
+
+def password_reference(source: Source) -> str:
+    """What stands for a source's password in its connectors' settings: a variable of Connect's own environment."""
+    name = "".join(c if c.isalnum() else "_" for c in source.name.upper())
+    return f"${{env:HUB_{name}_PASSWORD}}"
+
+
+def stream_settings(project: Project, stream: str, catalogue: Catalogue) -> "StreamSettings":
+    from cdc.settings import StreamSettings
+
+    source = source_of(project, stream)
+    return StreamSettings(source.url, slot_of(source, stream), _stream_columns(project, stream, catalogue), catalogue)
+
+
+def connector_config(project: Project, stream: str, password: str) -> dict[str, str]:
+    """The settings of a stream's connector; `password`: a reference, "" for the source's own.
+
+    OutsideError when the source cannot be reached.
+    """
+    from cdc.settings import connect_settings
+
+    source = source_of(project, stream)
+    settings = stream_settings(project, stream, read_catalogue(source))
+    return connect_settings(settings, topic_of(source, stream), password or password_reference(source))
+
+
+def register_connector(project: Project, stream: str, replication: int, password: str) -> None:
+    """Make a stream's topic and connector, and wait until it runs."""
+    from cdc import topics
+
+    source = source_of(project, stream)
+    settings = stream_settings(project, stream, build_outside(project, stream).read_catalogue())
+    topic = build_topic(source, stream)
+    known = (topic.connect.settings(topic.connector) or {}).get("database.password", "")
+    topics.register(settings, topic, password or known or password_reference(source), replication)
+
+
+def streams_of_topics(project: Project) -> dict[str, str]:
+    """By topic: the stream that it holds."""
+    return {topic_of(source_of(project, name), name): name for name in stream_names(project)}
+
+
+def build_group(project: Project, worker: str) -> "Group":
+    """This worker's membership. InputError when the sources are on several Kafkas."""
+    from cdc.group import Group
+
+    bootstraps = sorted({source.kafka["bootstrap"] for source in project.sources.values()})
+    if len(bootstraps) > 1:
+        raise InputError(
+            f"The sources are on several Kafkas: {', '.join(bootstraps)}.", "Name a stream of one with --stream."
+        )
+    return Group(bootstraps[0], f"hub.{project.name}", streams_of_topics(project), worker)
+
+
+def require_worker(store: Store) -> None:
+    """OutsideError when several machines could not share the store."""
+    if store.is_sqlite:
+        raise OutsideError(
+            "Workers that share the streams need a store that they can share.", "Give hub.yaml a Postgres `store:`."
+        )
 
 
 def slot_of(source: Source, stream: str) -> str:
@@ -135,17 +276,25 @@ def slot_of(source: Source, stream: str) -> str:
 def build_feed(
     project: Project, store: Store, stream: str, catalogue: Catalogue, columns: Mapping[str, Sequence[str]]
 ) -> Feed:
-    """The embedded engine of one stream. OutsideError when its extra is not installed."""
-    from cdc.engine import EngineFeed
+    """The way in of one stream. OutsideError when the embedded engine is wanted and its extra is not installed."""
     from cdc.settings import StreamSettings
 
-    source = project.sources[stream.split("/", 1)[0]]
+    source = source_of(project, stream)
+    if source.kafka:
+        from cdc.topics import TopicFeed
+
+        settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
+        return TopicFeed(settings, build_topic(source, stream))
+    from cdc.engine import EngineFeed
+
     directory = store.path.parent if store.is_sqlite else project.directory / "var"
     return EngineFeed(StreamSettings(source.url, slot_of(source, stream), columns, catalogue), directory)
 
 
-def require_engine() -> None:
-    """OutsideError when the embedded engine is not installed: no restart would mend that."""
+def require_engine(project: Project) -> None:
+    """OutsideError when the embedded engine is needed and not installed: no restart would mend that."""
+    if all(source.kafka for source in project.sources.values()):
+        return
     from cdc.jvm import require_installed
 
     require_installed()
@@ -236,6 +385,8 @@ def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[
     catalogue = read_catalogue(source)
     columns = _stream_columns(project, stream, catalogue)
     settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
+    if source.kafka and position is not None:
+        position = 1 << 63  # the slot is Connect's: what it has confirmed is in the topic
     with sources.connect(source.url) as connection:
         found = sources.findings(
             connection, settings, snapshot=position is None, position=position or 0, starting=False

@@ -64,6 +64,10 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     lsn: int
 
 
+class SnapshotBegun(msgspec.Struct, frozen=True, gc=False):
+    """The source has begun a snapshot by itself: rows of one that came before and did not end are void."""
+
+
 class SnapshotRows(msgspec.Struct, frozen=True):
     """Rows as a snapshot read them."""
 
@@ -84,7 +88,7 @@ class SchemaDrift(msgspec.Struct, frozen=True, gc=False):
     added: tuple[str, ...]  # columns that were not there
 
 
-Arrival = Transaction | TransactionPart | Progress | SnapshotRows | SnapshotCompleted | SchemaDrift
+Arrival = Transaction | TransactionPart | Progress | SnapshotBegun | SnapshotRows | SnapshotCompleted | SchemaDrift
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -92,6 +96,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     arrivals: Sequence[Arrival]
     stored: Callable[[], None]  # call it once all of the batch is durable: it lets the source forget it
+    cursor: int = 0  # where to go on, stored with the position; 0 where the position says it
 
 
 class FeedPlan(msgspec.Struct, frozen=True):
@@ -100,10 +105,18 @@ class FeedPlan(msgspec.Struct, frozen=True):
     snapshot: bool  # take a snapshot first, on a new slot; otherwise go on from the slot
     position: int = 0  # commit LSN of the last transaction that the store holds
     columns: Mapping[str, Sequence[str]] = {}  # by table: the columns to capture, catalogue order
+    cursor: int = 0  # of the last batch that the store holds whole
 
 
 class Missed(OutsideError):
     """Changes are gone for good: the stream has to begin anew, with a snapshot that is compared."""
+
+
+class TakenOver(OutsideError):
+    """Another process has the stream: this one must not write any more."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"Another process follows {stream} now.", "This one ends, and leaves it to the other.")
 
 
 class Feed(Protocol):

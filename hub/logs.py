@@ -31,4 +31,5 @@ def configure(role: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(KeyedFormatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for library in ("alembic", "httpx", "kafka"):  # which tell of each request
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -70,8 +70,9 @@ class Child:
 class Supervisor:
     """Runs children until `stop` is set."""
 
-    children: Sequence[Child]
+    children: list[Child]
     until_idle: bool = False
+    share: Callable[[], Sequence[Child] | None] | None = None  # asked often: which are to run here; None: as before
     daily: Callable[[], None] | None = None  # called once a day
     stop: threading.Event = field(default_factory=threading.Event)
     _bell: threading.Event = field(default_factory=threading.Event)  # a child ended, or it is time to stop
@@ -110,13 +111,30 @@ class Supervisor:
                 self.daily()
             if self.stop.is_set():
                 return
+            if self.share:
+                self._share(self.share())
             for child in self.children:
                 self._look(child)
             if self.until_idle and self._all_idle():
                 return
 
+    def _share(self, wanted: Sequence[Child] | None) -> None:
+        """Start what is to run here from now on, and end what is another worker's."""
+        if wanted is None:
+            return
+        names = {child.name for child in wanted}
+        gone = [child for child in self.children if child.name not in names]
+        _end([child.process for child in gone if child.process and child.alive])
+        self.children[:] = [child for child in self.children if child.name in names]
+        for child in wanted:
+            if child.name not in {known.name for known in self.children}:
+                self.children.append(child)
+                self._start(child)
+
     def _pause(self) -> float:
         """Seconds until something is due."""
+        if self.share:
+            return 0.0  # it waits itself
         waiting = [child.restart_at for child in self.children if not child.alive and not child.done]
         soonest = min(waiting, default=time.monotonic() + 3600)
         return max(0.0, soonest - time.monotonic())
@@ -153,13 +171,17 @@ class Supervisor:
         return all(child.done for child in others)
 
     def _end_children(self) -> None:
-        for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5.0)):
-            alive = [child.process for child in self.children if child.process and child.alive]
-            for process in alive:
-                process.send_signal(number)
-            deadline = time.monotonic() + seconds
-            for process in alive:
-                try:
-                    process.wait(max(0.0, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    log.warning("role does not end", extra={"pid": process.pid})
+        _end([child.process for child in self.children if child.process and child.alive])
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for number, seconds in ((signal.SIGTERM, GRACE), (signal.SIGKILL, 5.0)):
+        alive = [process for process in processes if process.poll() is None]
+        for process in alive:
+            process.send_signal(number)
+        deadline = time.monotonic() + seconds
+        for process in alive:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("role does not end", extra={"pid": process.pid})

@@ -12,8 +12,8 @@ documents follow in pieces (`hub.capture.fan_out`).
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import groupby
 
 import sqlalchemy as sa
@@ -32,6 +32,7 @@ from hub.changes import (
     Progress,
     RowChange,
     SchemaDrift,
+    SnapshotBegun,
     SnapshotCompleted,
     SnapshotRows,
     Transaction,
@@ -72,6 +73,7 @@ class Capture:
         self.store = store
         self.state = state
         self.position = state.position
+        self.cursor = self._stored_cursor = state.cursor
         self.run = state.run
         self.fan_out = fan_out
         self.layout: Layout = make_layout(entities, store.name_id, state.name)
@@ -92,6 +94,7 @@ class Capture:
         self._heads = Heads()
         self._group = GROUP
         self._progress_at = 0.0
+        self._reached_lsn = 0  # all up to here has been handed over, which need not be stored yet
         if self.pending:  # others asked for it meanwhile
             self._late.catch_up()
         if any(fan_out.spooled for fan_out in self.pending):
@@ -104,7 +107,7 @@ class Capture:
 
         `idle`: nothing arrives, so that what can wait may be done too.
         """
-        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle)
+        return self._fan_outs.piece() or self._sweep.piece() or self._late.piece(idle) or (idle and self._rest())
 
     def look_again(self) -> None:
         """Take up the fan-outs that others asked for, as `hub verify --repair` does: the store is believed alone."""
@@ -113,13 +116,23 @@ class Capture:
         with self.store.read() as connection:
             self.pending = streams.load_fan_outs(connection, self.state.id)
 
+    @contextmanager
+    def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        """A store transaction of this process while it has the stream. TakenOver when it has not."""
+        with self.store.write(durable=durable) as connection:
+            streams.require_epoch(connection, self.state)
+            yield connection
+
     def entity_by_id(self, id: int) -> str:
         return self._entity_names[id]
 
     # arrivals
 
-    def apply(self, arrivals: Sequence[Arrival]) -> bool:
-        """Store what arrived. False when the last of it, mere progress, is not stored yet."""
+    def apply(self, arrivals: Sequence[Arrival], cursor: int = 0) -> bool:
+        """Store what arrived. False when the last of it, mere progress, is not stored yet.
+
+        `cursor`: where reading would go on after all of it; until then it is where it stands.
+        """
         durable = True
         for kind, some in groupby(arrivals, type):
             several = list(some)
@@ -132,6 +145,7 @@ class Capture:
                 for arrival in several:
                     self._other(arrival)
                 durable = True
+        self.cursor = cursor
         return durable
 
     def _other(self, arrival: Arrival) -> None:
@@ -139,6 +153,8 @@ class Capture:
             self._snapshot_rows(arrival.changes)
         elif isinstance(arrival, SnapshotCompleted):
             self._snapshot_completed(arrival.commit)
+        elif isinstance(arrival, SnapshotBegun):
+            self._snapshot_begun()
         elif isinstance(arrival, TransactionPart):
             self._part(arrival)
         elif isinstance(arrival, SchemaDrift):
@@ -185,7 +201,7 @@ class Capture:
         late = self._late.may_wait(changes)
         with self.store.read() as connection:
             view, versions = self.open(connection)
-            self._warm(view, versions, changes)
+            self._warm(view, versions, changes, late)
             for applied, transaction in enumerate(transactions, 1):
                 if self._make_alone(view, versions, transaction, late):
                     continue
@@ -202,14 +218,14 @@ class Capture:
                     break
                 self._make(connection, view, versions, transaction.commit, documents)
         rows = view_rows(view, self.run, late)  # before the lock is held
-        with self.store.write(durable=durable) as connection:
+        with self.write(durable=durable) as connection:
             started = time.monotonic()
             since = self._late.begin(connection) if late else 0
             write_view(connection, rows)
             self.write_versions(connection, versions)
             begun = [self._begin_fan_out(connection, commit, wide)] if wide is not None else []
             self._save_carried(connection, carried)
-            streams.save_position(connection, self.state.id, commit.lsn)
+            streams.save_position(connection, self.state.id, commit.lsn, self.cursor)
         self._adapt(time.monotonic() - started)
         if late:
             self._late.wait(since, len(versions.documents))
@@ -344,8 +360,11 @@ class Capture:
 
     # reading ahead
 
-    def _warm(self, view: View, versions: Versions, changes: Sequence[RowChange]) -> None:
-        """Read in a few statements what the group will need; what this misses is read one by one."""
+    def _warm(self, view: View, versions: Versions, changes: Sequence[RowChange], late: Collection[str]) -> None:
+        """Read in a few statements what the group will need; what this misses is read one by one.
+
+        `late`: tables of which no row is needed as it was.
+        """
         by_table: dict[str, list[RowChange]] = {}
         for change in changes:
             by_table.setdefault(change.table, []).append(change)
@@ -353,6 +372,9 @@ class Capture:
         for table, several in by_table.items():
             kept = self.layout.tables[table]
             keys = [kept.key(change.values) for change in several]
+            if table in late:
+                versions.load(self.layout.alone[table], keys)
+                continue
             partial = [k for k, c in zip(keys, several, strict=True) if len(c.values) < len(kept.columns)]
             view.load(table, keys if kept.needs_old else partial)
             if table in self.layout.alone:
@@ -410,9 +432,9 @@ class Capture:
             self._part(
                 TransactionPart(transaction.commit.transaction, part + start, rest[start : start + LARGEST_GROUP])
             )
-        with self.store.write() as connection:
+        with self.write() as connection:
             fan_out = streams.save_fan_out(connection, self.state.id, transaction.commit, Cause.ROW, spooled=True)
-            streams.save_position(connection, self.state.id, transaction.commit.lsn)
+            streams.save_position(connection, self.state.id, transaction.commit.lsn, self.cursor)
         self.position = transaction.commit.lsn
         self.pending.append(fan_out)
         self.apply_spool()
@@ -420,7 +442,7 @@ class Capture:
     def _part(self, part: TransactionPart) -> None:
         if part.first == 0:
             streams.clear_spool(self.store, self.state.id)
-        with self.store.write() as connection:
+        with self.write() as connection:
             streams.save_part(connection, self.state.id, part.first, part.transaction, part.changes)
 
     def apply_spool(self) -> None:
@@ -430,7 +452,7 @@ class Capture:
             return
         for part in streams.spool_parts(self.store, self.state.id):
             self._apply_part(fan_out, part)
-        with self.store.write() as connection:
+        with self.write() as connection:
             streams.spool_applied(connection, fan_out.id)
         with self.store.read() as connection:
             self.pending = streams.load_fan_outs(connection, self.state.id)
@@ -451,7 +473,7 @@ class Capture:
                     items |= self._items(_merged(*self._reached(touched)))
                     carried += self._carried(connection, view, touched)
         rows = view_rows(view, run)
-        with self.store.write() as connection:
+        with self.write() as connection:
             write_view(connection, rows)
             streams.save_items(connection, fan_out.id, items)
             self._save_carried(connection, carried)
@@ -545,19 +567,29 @@ class Capture:
                 for change in some:
                     view.apply(change)
             rows = view_rows(view, self.run)
-            with self.store.write() as connection:
+            with self.write() as connection:
                 write_view(connection, rows)
+
+    def _snapshot_begun(self) -> None:
+        """What a run that did not end has read, or an earlier one, is absent once this one is complete."""
+        with self.write() as connection:
+            streams.restart_snapshot(connection, self.state.id, self.run + 1)
+        self.run += 1
+        self.pending = []
+        self._late = LateImages(self, None)
+        log.info("snapshot begins", extra={"stream": self.state.name, "run": self.run})
 
     def _snapshot_completed(self, commit: Commit) -> None:
         """The rows are whole: every document is compared with what the journal has, as a fan-out."""
         cause = Cause.SNAPSHOT if not self.position else Cause.RESYNC  # none has been completed yet
         tables = self.layout.tables.values()
-        with self.store.write() as connection:
-            streams.complete_snapshot(connection, self.state, commit.lsn, [kept.id for kept in tables])
+        with self.write() as connection:
+            ids = [kept.id for kept in tables]
+            streams.complete_snapshot(connection, self.state, self.run, commit.lsn, self.cursor, ids)
             fan_out = streams.save_fan_out(connection, self.state.id, commit, cause)
             streams.save_items(connection, fan_out.id, [(p.id, *EVERY) for p in self.published.values()])
         self.position = commit.lsn
-        self.floors = {kept.name: self.state.run for kept in tables}
+        self.floors = {kept.name: self.run for kept in tables}
         self.drifted = set()
         self.pending.append(fan_out)
         log.info("snapshot complete", extra={"stream": self.state.name, "lsn": lsn_text(commit.lsn), "run": self.run})
@@ -566,13 +598,25 @@ class Capture:
         """Store that there was nothing up to `lsn`, now and then. False while that waits."""
         if lsn <= self.position:
             return True
+        self._reached_lsn = lsn
         if time.monotonic() - self._progress_at < PROGRESS_EVERY:
             return False
-        with self.store.write() as connection:
-            streams.save_position(connection, self.state.id, lsn)
+        with self.write() as connection:
+            streams.save_position(connection, self.state.id, lsn, self.cursor)
         self.position = lsn
         self._progress_at = time.monotonic()
         return True
+
+    def _rest(self) -> bool:
+        """Store how far reading has come, when nothing else does it: a topic forgets what is old. Always False."""
+        position = max(self.position, self._reached_lsn)
+        moved = position > self.position or self.cursor != self._stored_cursor
+        if moved and time.monotonic() - self._progress_at >= PROGRESS_EVERY:
+            with self.write() as connection:
+                streams.save_position(connection, self.state.id, position, self.cursor)
+            self.position, self._stored_cursor = position, self.cursor
+            self._progress_at = time.monotonic()
+        return False
 
     def _drift(self, drift: SchemaDrift) -> None:
         """Say it; where a column is gone, hold the documents that are made with it."""
@@ -582,7 +626,7 @@ class Capture:
         gone = [column for column in drift.gone if column in kept.columns]
         open_to_new = any(node.takes_new for _, node in self.layout.nodes[drift.table])
         sentences = _drift_sentences(drift.table, gone, drift.added if open_to_new else ())
-        with self.store.write() as connection:
+        with self.write() as connection:
             for sentence in sentences:
                 streams.add_drift(connection, kept.id, sentence)
         if gone:

@@ -48,7 +48,7 @@ class FanOuts:
         if items:
             self._items(fan_out, items)
         else:
-            with self._capture.store.write() as connection:
+            with self._capture.write() as connection:
                 streams.finish_fan_out(connection, fan_out.id)
             self._places.pop(fan_out.id, None)
             pending.pop(0)
@@ -159,7 +159,7 @@ class FanOuts:
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
         """A store transaction, by whose time the next pieces are sized."""
-        with self._capture.store.write() as connection:
+        with self._capture.write() as connection:
             started = time.monotonic()
             yield connection
         self._size.took(time.monotonic() - started)

@@ -7,7 +7,7 @@ change that leaves out unchanged values. Rows that are deleted lose their images
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hub.capture.capture import Capture
 
 FIRST, SMALLEST, LARGEST = 500, 50, 5000  # documents that a piece looks at
-MOST = 100_000  # documents whose images wait while changes arrive: about a second of work
+MOST = 200_000  # documents whose images wait while changes arrive: about two seconds of work
 
 _DELETE = Operation.DELETE
 
@@ -38,28 +38,23 @@ class LateImages:
             with capture.store.read() as connection:
                 self._waiting = (streams.last_document(connection) or 0) - since
 
-    def may_wait(self, changes: Iterable[RowChange]) -> set[str]:
+    def may_wait(self, changes: Sequence[RowChange]) -> set[str]:
         """The tables among those of a group's changes whose images may wait.
 
         A row that came without some of its values has to be read as it was: its table's images are written at once
         from then on.
         """
-        tables = self._tables
-        if not tables or self._capture.pending:
-            return set()
-        found = set()
-        for change in changes:
-            if change.table in tables:
-                if change.operation is not _DELETE and len(change.values) < self._width(change.table):
-                    self.catch_up()
-                    del tables[change.table]
-                    found.discard(change.table)
-                else:
-                    found.add(change.table)
+        found: set[str] = set()
+        if self._capture.pending or not self._tables:
+            return found
+        for table in {change.table for change in changes} & self._tables.keys():
+            width = len(self._capture.layout.tables[table].columns)
+            if all(len(c.values) == width or c.table != table or c.operation is _DELETE for c in changes):
+                found.add(table)
+            else:
+                self.catch_up()
+                del self._tables[table]
         return found
-
-    def _width(self, table: str) -> int:
-        return len(self._capture.layout.tables[table].columns)
 
     def begin(self, connection: sa.Connection) -> int:
         """Note in the store, ahead of a group's documents, where the images stand: the argument of `wait`."""
@@ -90,7 +85,7 @@ class LateImages:
         capture, size = self._capture, self._size.value
         with capture.store.read() as connection:
             last = streams.last_document(connection, since, size)
-        with capture.store.write() as connection:
+        with capture.write() as connection:
             started = time.monotonic()
             if last is not None:
                 for table, entity in capture.layout.journaled.items():

@@ -17,7 +17,7 @@ from hub.errors import InputError
 from hub.project import EntityConfig, Project
 from hub.store import streams
 from hub.store.database import Store
-from hub.store.streams import RESNAPSHOT, STREAMING, StreamState
+from hub.store.streams import RESNAPSHOT, SNAPSHOT, STREAMING, StreamState
 from hub.subscriptions import Subscription
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,18 @@ class Outside(Protocol):
 
     def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
         """OutsideError, with all that has to be mended, when the stream could not be followed as planned."""
+        ...
+
+    @property
+    def keeps_snapshots(self) -> bool:
+        """A snapshot's records are still there after a restart, to be read on from where the store stands."""
+        ...
+
+    def renew(self, *, first: bool) -> int | None:
+        """Have the source take a new snapshot: where its records begin. None: the feed does that when it starts.
+
+        `first`: the stream has never been followed; a snapshot that is there already will do.
+        """
         ...
 
     def mark(self) -> int:
@@ -101,18 +113,24 @@ def decide(store: Store, project: Project, stream: str, outside: Outside) -> Sta
         _require_same(state, _definitions(configs))
         missed = outside.missed(state.position)
         if not missed:
-            entities = [compile_entity(config, state.catalogue) for config in configs]
-            return Start(
-                state, state.catalogue, entities, FeedPlan(False, state.position, captured_columns(entities)), ""
-            )
+            return _going_on(state, configs)
+    if state is not None and state.state == SNAPSHOT and outside.keeps_snapshots:
+        _require_same(state, _definitions(configs))
+        return _going_on(state, configs)
     catalogue = outside.read_catalogue()
     entities = [compile_entity(config, catalogue) for config in configs]
     if state is None:
         outside.refuse_foreign_slot()
-    plan = FeedPlan(True, 0, captured_columns(entities))
+    plan = FeedPlan(True, columns=captured_columns(entities))
     # Before the snapshot is noted as begun: a slot that appears later would be taken for the stream's own.
     outside.require_ready(catalogue, plan)
     return Start(state, catalogue, entities, plan, missed)
+
+
+def _going_on(state: StreamState, configs: Iterable[EntityConfig]) -> Start:
+    entities = [compile_entity(config, state.catalogue) for config in configs]
+    plan = FeedPlan(False, state.position, captured_columns(entities), state.cursor)
+    return Start(state, state.catalogue, entities, plan, "")
 
 
 def begin(
@@ -122,13 +140,14 @@ def begin(
     start = decide(store, project, stream, outside)
     if start.state is not None and not start.plan.snapshot:
         log.info("stream goes on", extra={"stream": stream, "after": lsn_text(start.plan.position)})
-        return start.state, start.entities, start.plan
+        return streams.take_over(store, start.state), start.entities, start.plan
     if start.missed:
         log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": start.missed})
     definitions = _definitions(entities_of(project, stream))
-    state = streams.begin_snapshot(store, stream, start.catalogue, definitions)
+    cursor = outside.renew(first=start.state is None)
+    state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor or 0)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})
-    return state, start.entities, start.plan
+    return state, start.entities, FeedPlan(cursor is None, 0, start.plan.columns, cursor or 0)
 
 
 def _definitions(configs: Iterable[EntityConfig]) -> dict[str, object]:
@@ -181,7 +200,7 @@ class Role:
 
     def _apply(self, batch: Batch) -> None:
         # What is not stored yet is let go with the next batch that is.
-        if self.capture.apply(batch.arrivals):
+        if self.capture.apply(batch.arrivals, batch.cursor):
             batch.stored()
 
     def _require_streaming(self) -> None:

@@ -47,7 +47,7 @@ class Sweep:
             if (value := lookup.value(row)) is not None
         ]
         last = len(page) < size
-        with self._capture.store.write() as connection:
+        with self._capture.write() as connection:
             started = time.monotonic()
             streams.delete_images(connection, kept.id, list(stale), references)
             if last:

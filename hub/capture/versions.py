@@ -47,18 +47,18 @@ class Heads:
         self._young: dict[str, dict[str, Head]] = {}  # by entity and key
         self._old: dict[str, dict[str, Head]] = {}
 
-    def find(self, entity: str, keys: Iterable[str]) -> tuple[dict[str, Head], list[str]]:
-        """Those that are known, and the keys of the others."""
+    def find(self, entity: str, keys: Iterable[str], found: dict[str, Head]) -> list[str]:
+        """Add to `found` those that are known and not in it yet; the keys of the others."""
         young, old = self._young.get(entity, {}), self._old.get(entity, {})
-        found: dict[str, Head] = {}
         missing = []
         for key in keys:
-            head = young.get(key) or old.get(key)
-            if head is None:
-                missing.append(key)
-            else:
-                found[key] = head
-        return found, missing
+            if key not in found:
+                head = young.get(key) or old.get(key)
+                if head is None:
+                    missing.append(key)
+                else:
+                    found[key] = head
+        return missing
 
     def keep(self, entity: str, heads: Mapping[str, Head]) -> None:
         self._young.setdefault(entity, {}).update(heads)
@@ -83,8 +83,7 @@ class Versions:
     def load(self, entity: str, keys: Iterable[str]) -> None:
         """Read the newest versions that are not known yet, in one statement."""
         heads = self._heads[entity]
-        known, missing = self._known.find(entity, [key for key in keys if key not in heads])
-        heads.update(known)
+        missing = self._known.find(entity, keys, heads)
         if not missing:
             return
         heads.update(dict.fromkeys(missing, (0, None)))

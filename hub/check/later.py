@@ -29,9 +29,6 @@ def refuse_later(project: Project) -> None:
 
 
 def _found(project: Project) -> Iterator[Found]:
-    for source in project.sources.values():
-        if source.kafka:
-            yield source.places.get("kafka"), "the distributed mode, 'kafka'", "Delete it: Debezium then runs embedded."
     for entity in project.entities.values():
         yield from _of_entity(entity)
     for destination in project.destinations.values():

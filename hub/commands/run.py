@@ -18,8 +18,12 @@ from hub.errors import InputError, OutsideError
 from hub.logs import configure
 
 if TYPE_CHECKING:
+    from hub.locks import Lock
     from hub.project import Project
     from hub.store.database import Store
+
+
+SHARE_SECONDS = 0.5  # between two looks at which streams are this worker's
 
 
 @click.command()
@@ -27,16 +31,22 @@ if TYPE_CHECKING:
     "--role", type=click.Choice(["capture", "dispatch", "console"]), help="Run this role alone, without supervision."
 )
 @click.option("--stream", help="With --role capture: which stream, as source/stream. Needed when there are several.")
+@click.option(
+    "--worker", default="", help="With --role capture on Kafka: a name that stays over restarts of this worker."
+)
 @click.option("--until-idle", is_flag=True, help="End once caught up and settled, fan-outs included.")
 @click.option("--supervised", is_flag=True, hidden=True, help="End when stdin ends.")
 @pass_project
-def run(option: ProjectOption, role: str | None, stream: str | None, until_idle: bool, supervised: bool) -> None:
+def run(
+    option: ProjectOption, role: str | None, stream: str | None, worker: str, until_idle: bool, supervised: bool
+) -> None:
     """Follow the source and deliver, until SIGTERM or Ctrl-C.
 
     \b
     hub run                       all roles on this machine
     hub run --until-idle          catch up, deliver, end
     hub run --role dispatch       one role
+    hub run --role capture        on Kafka: one of the workers that share the streams
     hub run --role console        health and metrics, where `console:` of hub.yaml says
     """
     from hub.check.later import refuse_later
@@ -46,7 +56,9 @@ def run(option: ProjectOption, role: str | None, stream: str | None, until_idle:
     configure(role or "run")
     if supervised:
         _end_with_stdin()
-    if role == "capture":
+    if role == "capture" and stream is None and all(source.kafka for source in project.sources.values()):
+        _share(option, worker)
+    elif role == "capture":
         _capture(project, _stream(project, stream), until_idle)
     elif role == "dispatch":
         os.chdir(project.directory)  # a connector's paths are relative to the project, wherever `hub` is called
@@ -89,7 +101,7 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
     from hub.supervisor import Child, Supervisor
 
     project = option.project
-    require_engine()
+    require_engine(project)
     store = Store(project.store)
     create_if_missing(store)
     require_current(store)
@@ -112,12 +124,34 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
         lock.release()
 
 
+def _share(option: ProjectOption, worker: str) -> None:
+    """One of the workers that share the streams: a process for each that is this one's."""
+    from hub.bootstrap import build_group, require_worker, streams_of_topics
+    from hub.store.database import open_store
+    from hub.supervisor import Child, Supervisor
+
+    project = option.project
+    require_worker(open_store(project.store))
+    names = streams_of_topics(project)
+    group = build_group(project, worker)
+    base = ["--project", str(option.directory), "run", "--supervised", "--role", "capture"]
+
+    def share() -> list[Child]:
+        mine = sorted(names[topic] for topic in group.topics(SHARE_SECONDS))
+        return [Child(f"capture {name}", [*base, "--stream", name]) for name in mine]
+
+    try:
+        Supervisor([], share=share).run()
+    finally:
+        group.close()
+
+
 def _require_sources(project: "Project", store: "Store") -> None:
     """Refuse what no restart mends: a project that does not fit, and a source that has never been followed.
 
     Where the store has documents, deliveries go on while capture tries again.
     """
-    from hub.bootstrap import StreamOutside, stream_names
+    from hub.bootstrap import build_outside, stream_names
     from hub.capture.role import decide
     from hub.store.streams import load_stream
 
@@ -125,7 +159,7 @@ def _require_sources(project: "Project", store: "Store") -> None:
     has_documents = any((state := load_stream(store, name)) and state.position for name in names)
     for name in names:
         try:
-            decide(store, project, name, StreamOutside(project, name))
+            decide(store, project, name, build_outside(project, name))
         except OutsideError:
             if not has_documents:
                 raise
@@ -154,30 +188,45 @@ def _changes(project: "Project", store: "Store") -> list[str]:
 
 
 def _capture(project: "Project", stream: str, until_idle: bool) -> None:
-    from hub.changes import Missed
-    from hub.locks import hold
+    from hub.changes import Missed, TakenOver
     from hub.store.database import open_store
     from hub.store.streams import ask_resnapshot, note_problem
 
     store = open_store(project.store)
-    lock = hold(store, f"capture {stream}")
+    lock = _hold_stream(project, store, stream)
     try:
         _follow(project, store, stream, until_idle)
+    except TakenOver:
+        raise
     except OutsideError as error:
         note_problem(store, stream, str(error))
         if isinstance(error, Missed):
             ask_resnapshot(store, stream)
         raise
     finally:
-        lock.release()
+        if lock:
+            lock.release()
+
+
+def _hold_stream(project: "Project", store: "Store", stream: str) -> "Lock | None":
+    """The stream's lock. On Kafka the group decides who follows it, and a worker that hangs may still have the lock."""
+    from hub.bootstrap import source_of
+    from hub.locks import hold
+
+    try:
+        return hold(store, f"capture {stream}")
+    except OutsideError:
+        if source_of(project, stream).kafka and not store.is_sqlite:
+            return None
+        raise
 
 
 def _follow(project: "Project", store: "Store", stream: str, until_idle: bool) -> None:
-    from hub.bootstrap import StreamOutside, build_feed, compile_subscription
+    from hub.bootstrap import build_feed, build_outside, compile_subscription
     from hub.capture.role import Role, begin
     from hub.store.streams import note_problem
 
-    outside = StreamOutside(project, stream)
+    outside = build_outside(project, stream)
     state, entities, plan = begin(store, project, stream, outside)
     by_name = {entity.name: entity for entity in entities}
     subscriptions = [compile_subscription(c, by_name) for c in project.subscriptions.values() if c.entity in by_name]

@@ -1,12 +1,13 @@
 """`hub source` and `hub doctor`: what has to be there outside, and whether it is."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import click
 
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
-from hub.errors import FaultError, HubError, OutsideError
+from hub.errors import FaultError, HubError, InputError, OutsideError
 from hub.locks import owner
 from hub.store.streams import ask_resnapshot, load_stream
 
@@ -31,6 +32,121 @@ def sql(option: ProjectOption, url: str) -> None:
         config = option.project.sources[stream.split("/", 1)[0]]
         catalogue = read_catalogue(dataclasses.replace(config, url=url or config.url))
         click.echo(f"-- {stream}\n{source_sql(option.project, stream, catalogue)}")
+
+
+password_option = click.option(
+    "--password",
+    default="",
+    metavar="REFERENCE",
+    help="What Kafka Connect resolves to the source's password. Default: ${env:HUB_MAIN_PASSWORD} for the source main.",
+)
+
+
+@source.command()
+@click.argument("stream", required=False)
+@password_option
+@pass_project
+def config(option: ProjectOption, stream: str | None, password: str) -> None:
+    """Print the settings of the connector on Kafka Connect, of STREAM or of all, one JSON object each.
+
+    \b
+    Example: hub source config main/main
+    """
+    from hub.bootstrap import build_topic, connector_config, source_of
+
+    for name in _streams(option, stream):
+        connector = build_topic(source_of(option.project, name), name).connector
+        echo_json({"name": connector, "config": connector_config(option.project, name, _reference(password))})
+
+
+def _reference(password: str) -> str:
+    """InputError when it is no reference: the settings of a connector are there for everyone to read."""
+    if password and not (password.startswith("${") and password.endswith("}") and ":" in password):
+        raise InputError(
+            "The password of a connector has to be a reference.",
+            "Write --password '${env:NAME}' or '${dir:PATH:FILE}'.",
+        )
+    return password
+
+
+@source.command()
+@click.argument("stream", required=False)
+@click.option("--replication", type=click.IntRange(1), default=1, show_default=True, help="Copies of a new topic.")
+@password_option
+@pass_project
+def register(option: ProjectOption, stream: str | None, replication: int, password: str) -> None:
+    """Make topic and connector on Kafka Connect, or bring the connector up to date, and wait until it runs.
+
+    A connector that is there keeps its reference to the password, unless another one is given.
+
+    \b
+    Example: hub source register --replication 3
+    """
+    from hub.bootstrap import build_topic, register_connector, source_of
+
+    for name in _streams(option, stream):
+        register_connector(option.project, name, replication, _reference(password))
+        topic = build_topic(source_of(option.project, name), name)
+        click.echo(f"{name}: the connector {topic.connector} runs, and fills the topic {topic.name}.")
+
+
+@source.command()
+@click.argument("stream", required=False)
+@click.option("--pause", "action", flag_value="pause", help="Have the connector rest; its slot keeps the log.")
+@click.option("--resume", "action", flag_value="resume", help="Have it go on.")
+@click.option("--restart", "action", flag_value="restart", help="Start it and its task again where they have failed.")
+@click.option("--delete", "action", flag_value="delete", help="Take it away; topic and slot stay.")
+@json_option
+@pass_project
+def status(option: ProjectOption, stream: str | None, action: str | None, as_json: bool) -> None:
+    """Show how connector, task and slot stand, of STREAM or of all; pause, resume, restart or delete first.
+
+    Exit code 1 when a connector does not run.
+
+    \b
+    Example: hub source status
+    Example: hub source status main/main --restart
+    """
+    from hub.bootstrap import build_topic, connect_source, slot_of, source_of
+    from hub.operate.status import ask_log_end
+
+    faults = 0
+    for name in _streams(option, stream):
+        followed = source_of(option.project, name)
+        topic = build_topic(followed, name)
+        if action:
+            getattr(topic.connect, action)(topic.connector)
+        state = topic.connect.state(topic.connector)
+        log = ask_log_end(functools.partial(connect_source, followed), slot_of(followed, name))
+        lag = None if log.unreachable or not log.confirmed else max(0, log.lsn - log.confirmed)
+        faults += not state.runs and action not in ("pause", "delete")
+        if as_json:
+            slot = {"slot": log.slot, "wal_status": log.wal_status, "lag_bytes": lag}
+            echo_json({"stream": name, "connector": topic.connector, "topic": topic.name,
+                       "state": state.state, "task": state.task, "worker": state.worker, "problem": state.problem,
+                       **slot})  # fmt: skip
+            continue
+        task = f", its task {state.task} on {state.worker}" if state.task else ""
+        click.echo(f"{name}: connector {topic.connector} {state.state}{task}; topic {topic.name}.")
+        if state.problem:
+            click.echo(f"  {state.problem}")
+        where = log.unreachable or f"slot {log.slot}, {log.wal_status or 'no log kept'}"
+        click.echo(f"  {where}{'' if lag is None else f', {lag} bytes of log not yet in the topic'}.")
+    if faults:
+        raise FaultError(f"{faults} {'connector does' if faults == 1 else 'connectors do'} not run.")
+
+
+def _streams(option: ProjectOption, stream: str | None) -> list[str]:
+    """The one that was named, or all that Kafka Connect follows."""
+    from hub.bootstrap import source_of, stream_names
+
+    names = stream_names(option.project)
+    if stream:
+        return [known(stream, names, "stream")]
+    followed = [name for name in names if source_of(option.project, name).kafka]
+    if not followed:
+        raise InputError("No source is followed by Kafka Connect.", "Give one `kafka:` in hub.yaml.")
+    return followed
 
 
 @source.command()

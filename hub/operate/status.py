@@ -30,6 +30,7 @@ class LogEnd:
     kept: int | None = None  # bytes of log that the slot holds back; None: there is no slot, or it is lost
     room: int | None = None  # bytes until the slot is lost (max_slot_wal_keep_size); None: no bound, or it is lost
     unreachable: str = ""
+    confirmed: int = 0  # up to where its slot has been read; 0 when that is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> Lo
     """One short query on the server's own views; no application table is touched."""
     query = (
         "SELECT pg_current_wal_lsn()::text, s.active, s.wal_status, "
-        "pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size FROM (SELECT 1) AS one "
+        "pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size, "
+        "s.confirmed_flush_lsn::text FROM (SELECT 1) AS one "
         "LEFT JOIN pg_replication_slots s ON s.slot_name = %s"
     )
     try:
@@ -164,9 +166,9 @@ def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> Lo
     except (OutsideError, psycopg.Error) as error:
         return LogEnd(unreachable=str(error).strip().splitlines()[0])
     assert row is not None
-    lsn, active, wal_status, kept, room = row
+    lsn, active, wal_status, kept, room, confirmed = row
     state = "missing" if active is None else "active" if active else "inactive"
-    return LogEnd(parse_lsn(lsn), state, wal_status or "", kept, room)
+    return LogEnd(parse_lsn(lsn), state, wal_status or "", kept, room, confirmed=parse_lsn(confirmed or "0/0"))
 
 
 Outside = tuple[str, LogEnd, str]  # a stream's name, the end of its source's log, who captures it

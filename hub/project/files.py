@@ -247,6 +247,7 @@ def _kafka(fields: Fields) -> dict[str, str]:
     if below is None:
         return {}
     below.require("bootstrap", "kafka:9092")
+    below.require("connect", "http://connect:8083")
     return {key: below.text(key) for key in KEYS["kafka"] if below.has(key)}
 
 

@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hub.catalogue import Catalogue
-from hub.changes import Commit, RowChange
+from hub.changes import Commit, RowChange, TakenOver
 from hub.documents import Cause
 from hub.store.database import Store, now
 from hub.store.images import statements, write_many
@@ -41,6 +41,8 @@ class StreamState(msgspec.Struct, frozen=True):
     problem: str  # why it stands still; "" when it does not
     seen_at: int
     imaged: int | None  # the images of tables that the journal holds are as of this document; None: as of now
+    cursor: int  # where reading goes on in a topic; 0 where the position says it
+    epoch: int  # of the process that has the stream
 
 
 class FanOut(msgspec.Struct, frozen=True):
@@ -87,11 +89,18 @@ def load_stream(store: Store, name: str) -> StreamState | None:
         problem=row["problem"],
         seen_at=row["seen_at"],
         imaged=row["imaged"],
+        cursor=row["cursor"],
+        epoch=row["epoch"],
     )
 
 
-def begin_snapshot(store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object]) -> StreamState:
-    """Number a new run; what a run before it left in the spool or pending is void."""
+def begin_snapshot(
+    store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object], cursor: int = 0
+) -> StreamState:
+    """Number a new run; what a run before it left in the spool or pending is void.
+
+    `cursor`: where the snapshot's records begin, in a topic.
+    """
     id = store.name_id("stream", name)
     before = load_stream(store, name)
     values = {
@@ -103,19 +112,53 @@ def begin_snapshot(store: Store, name: str, catalogue: Catalogue, entities: Mapp
         "problem": "",
         "seen_at": now(),
         "imaged": None,  # the snapshot brings them all
+        "cursor": cursor,
+        "epoch": (before.epoch if before else 0) + 1,
     }
     with store.write() as connection:
         if before:
             connection.execute(stream.update().where(stream.c.stream_id == id).values(values))
         else:
             connection.execute(stream.insert().values(stream_id=id, **values))
-        mine = sa.select(fan_out.c.id).where(fan_out.c.stream_id == id)
-        connection.execute(fan_out_item.delete().where(fan_out_item.c.fan_out_id.in_(mine)))
-        connection.execute(fan_out.delete().where(fan_out.c.stream_id == id))
-        connection.execute(spool.delete().where(spool.c.stream_id == id))
+        _void(connection, id)
     state = load_stream(store, name)
     assert state is not None
     return state
+
+
+def _void(connection: sa.Connection, stream_id: int) -> None:
+    """Forget what is pending."""
+    mine = sa.select(fan_out.c.id).where(fan_out.c.stream_id == stream_id)
+    connection.execute(fan_out_item.delete().where(fan_out_item.c.fan_out_id.in_(mine)))
+    connection.execute(fan_out.delete().where(fan_out.c.stream_id == stream_id))
+    connection.execute(spool.delete().where(spool.c.stream_id == stream_id))
+
+
+def restart_snapshot(connection: sa.Connection, stream_id: int, run: int) -> None:
+    """The source begins a snapshot by itself, which is the run of this number."""
+    values = {"state": SNAPSHOT, "run": run, "imaged": None}
+    connection.execute(stream.update().where(stream.c.stream_id == stream_id).values(values))
+    _void(connection, stream_id)
+
+
+def take_over(store: Store, state: StreamState) -> StreamState:
+    """Have the stream: who had it before can write no more. TakenOver when another process was faster."""
+    with store.write() as connection:
+        mine = sa.and_(stream.c.stream_id == state.id, stream.c.epoch == state.epoch)
+        taken = connection.execute(stream.update().where(mine).values(epoch=state.epoch + 1)).rowcount
+    if not taken:
+        raise TakenOver(state.name)
+    found = load_stream(store, state.name)
+    assert found is not None
+    return found
+
+
+def require_epoch(connection: sa.Connection, state: StreamState) -> None:
+    """TakenOver when another process has the stream since; none can take it before the transaction ends."""
+    sql = statements(connection)
+    query = f"SELECT epoch FROM stream WHERE stream_id = {sql.mark}{'' if sql.sqlite else ' FOR NO KEY UPDATE'}"
+    if connection.exec_driver_sql(query, (state.id,)).scalar() != state.epoch:
+        raise TakenOver(state.name)
 
 
 def ask_resnapshot(store: Store, name: str) -> bool:
@@ -129,10 +172,11 @@ def ask_resnapshot(store: Store, name: str) -> bool:
     return bool(done)
 
 
-def save_position(connection: sa.Connection, stream_id: int, position: int) -> None:
+def save_position(connection: sa.Connection, stream_id: int, position: int, cursor: int) -> None:
     mark = statements(connection).mark
-    sql = f"UPDATE stream SET position = {mark}, seen_at = {mark}, problem = '' WHERE stream_id = {mark}"
-    connection.exec_driver_sql(sql, (position, now(), stream_id))
+    columns = f"position = {mark}, cursor = {mark}, seen_at = {mark}, problem = ''"
+    sql = f"UPDATE stream SET {columns} WHERE stream_id = {mark}"
+    connection.exec_driver_sql(sql, (position, cursor, now(), stream_id))
 
 
 def note_problem(store: Store, name: str, problem: str) -> None:
@@ -142,15 +186,17 @@ def note_problem(store: Store, name: str, problem: str) -> None:
         connection.execute(stream.update().where(stream.c.stream_id == id).values(problem=problem))
 
 
-def complete_snapshot(connection: sa.Connection, state: StreamState, position: int, table_ids: Iterable[int]) -> None:
+def complete_snapshot(
+    connection: sa.Connection, state: StreamState, run: int, position: int, cursor: int, table_ids: Iterable[int]
+) -> None:
     """From here on rows of older runs are absent, and what a table's columns were before is forgotten."""
     connection.execute(
         stream.update()
         .where(stream.c.stream_id == state.id)
-        .values(position=position, state=STREAMING, seen_at=now(), problem="")
+        .values(position=position, cursor=cursor, state=STREAMING, seen_at=now(), problem="")
     )
     for table_id in table_ids:
-        save_floor(connection, table_id, state.run)
+        save_floor(connection, table_id, run)
         connection.execute(table_state.update().where(table_state.c.table_id == table_id).values(drift=""))
 
 

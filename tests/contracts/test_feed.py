@@ -1,4 +1,4 @@
-"""What every hub.changes.Feed owes, held against the embedded engine and against a feed in memory."""
+"""What every hub.changes.Feed owes: the embedded engine's, that of a Kafka topic, and one in memory."""
 
 import threading
 import time
@@ -9,9 +9,11 @@ from typing import Protocol
 import psycopg
 import pytest
 
+from cdc.connect import Connect
 from cdc.engine import EngineFeed
 from cdc.settings import StreamSettings
 from cdc.source import read_stream_catalogue, source_sql
+from cdc.topics import Topic, TopicFeed, register
 from hub.changes import (
     Arrival,
     Batch,
@@ -21,6 +23,7 @@ from hub.changes import (
     Operation,
     Progress,
     RowChange,
+    SnapshotBegun,
     SnapshotCompleted,
     SnapshotRows,
     Transaction,
@@ -43,6 +46,10 @@ class Source(Protocol):
         """A new one; those before have been closed."""
         ...
 
+    def plan(self, snapshot: bool, position: int, cursor: int) -> FeedPlan:
+        """How a new feed begins: with a snapshot, or after what has been stored."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -63,6 +70,9 @@ class MemorySource:
 
     def feed(self) -> "MemoryFeed":
         return MemoryFeed(self)
+
+    def plan(self, snapshot: bool, position: int, cursor: int) -> FeedPlan:
+        return FeedPlan(snapshot, position, COLUMNS)
 
     def close(self) -> None:
         return None
@@ -136,17 +146,57 @@ class EngineSource:
         self._feed = EngineFeed(self._settings, self._directory, PART)
         return self._feed
 
+    def plan(self, snapshot: bool, position: int, cursor: int) -> FeedPlan:
+        return FeedPlan(snapshot, position, COLUMNS)
+
     def close(self) -> None:
         if self._feed is not None:
             self._feed.close()
         self._connection.close()
 
 
-@pytest.fixture(params=["memory", pytest.param("engine", marks=pytest.mark.integration)])
+class TopicSource:
+    """A Postgres database, followed by Kafka Connect into a topic."""
+
+    def __init__(self, url: str, bootstrap: str, connect: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        slot = "hub_" + url.rpartition("/")[2]
+        self._settings = StreamSettings(url, slot, COLUMNS, read_stream_catalogue(url, list(COLUMNS)))
+        self._connection.execute(source_sql(COLUMNS, self._settings.catalogue, slot, url).encode())
+        self._topic = Topic(bootstrap, f"hub.{slot}", Connect(connect), f"hub-{slot}")
+        self._feed: Feed | None = None
+
+    def insert(self, *ids: int) -> None:
+        self._connection.execute("INSERT INTO t SELECT unnest(%s::int[])", [list(ids)])
+
+    def feed(self) -> Feed:
+        self._feed = TopicFeed(self._settings, self._topic, PART)
+        return self._feed
+
+    def plan(self, snapshot: bool, position: int, cursor: int) -> FeedPlan:
+        if snapshot:
+            register(self._settings, self._topic, password="postgres", replication=1)
+        return FeedPlan(False, position, COLUMNS, cursor)
+
+    def close(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._topic.connect.settings(self._topic.connector) is not None:
+            self._topic.connect.stop(self._topic.connector)  # frees the slot, which goes with the database
+            self._topic.connect.delete(self._topic.connector)
+        self._topic.connect.close()
+        self._connection.close()
+
+
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.integration) for name in ("engine", "topic"))])
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
     made: Source = MemorySource()
     if request.param == "engine":
         made = EngineSource(request.getfixturevalue("database"), tmp_path)
+    elif request.param == "topic":
+        broker, connect = request.getfixturevalue("broker"), request.getfixturevalue("connect")
+        made = TopicSource(request.getfixturevalue("database"), broker.bootstrap, connect.url)
     yield made
     made.close()
 
@@ -154,11 +204,12 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
 class Taker:
     """A started feed, and all that was taken from it."""
 
-    def __init__(self, source: Source, *, snapshot: bool = False, position: int = 0) -> None:
+    def __init__(self, source: Source, *, snapshot: bool = False, position: int = 0, cursor: int = 0) -> None:
         self.feed = source.feed()
         self.arrivals: list[Arrival] = []
         self.batches: list[Batch] = []
-        self.feed.start(FeedPlan(snapshot, position, COLUMNS))
+        self.cursor = 0
+        self.feed.start(source.plan(snapshot, position, cursor))
 
     def until(self, enough: Callable[[], bool]) -> "Taker":
         end = time.monotonic() + SECONDS
@@ -183,6 +234,7 @@ class Taker:
     def stored(self) -> None:
         for batch in self.batches:
             batch.stored()
+            self.cursor = batch.cursor
 
 
 def ids(transaction: Transaction) -> list[int]:
@@ -195,7 +247,7 @@ def test_a_snapshots_rows_come_whole_before_its_end_and_before_what_follows(sour
     taker = Taker(source, snapshot=True).snapshot()
     source.insert(4)
     (after,) = taker.transactions(1)
-    kinds = [type(a) for a in taker.arrivals if not isinstance(a, Progress)]
+    kinds = [type(a) for a in taker.arrivals if not isinstance(a, Progress | SnapshotBegun)]
     completed = next(a for a in taker.arrivals if isinstance(a, SnapshotCompleted))
     rows = [c.values["id"] for a in taker.arrivals if isinstance(a, SnapshotRows) for c in a.changes]
 
@@ -263,7 +315,7 @@ def test_what_was_not_stored_comes_again_after_a_restart(source: Source) -> None
     before = taker.transactions(4)[2:]
     taker.feed.close()
     source.insert(6)
-    again = Taker(source, position=stored[-1].commit.lsn)
+    again = Taker(source, position=stored[-1].commit.lsn, cursor=taker.cursor)
     again.until(lambda: any(isinstance(a, Transaction) and ids(a) == [6] for a in again.arrivals))
     found = [a for a in again.arrivals if isinstance(a, Transaction) and a.commit.lsn > stored[-1].commit.lsn]
 

@@ -5,11 +5,9 @@ receiver writes its log to disk before it answers, and answers 500 to some of wh
 """
 
 import re
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_count_once
 from tests.oracle import journal
 from tests.oracle.access import admit, fence, make_role, withdraw
 from tests.oracle.command import Project, Run, hub_yaml
@@ -28,18 +27,8 @@ from tests.receiver import Received, Receiver
 pytestmark = pytest.mark.fault
 
 KILLS = 10  # of each role
-RATE = 60  # commits a second
-ORDERS = 40
-SCHEMA = """
-create table orders (id int primary key, n int not null, note text);
-create table lines (id bigint primary key generated always as identity, order_id int not null references orders, n int);
-"""
 FILES = {
-    "entities/order.yaml": """
-entity: order
-table: orders
-has_many: {lines: {table: lines, foreign_key: order_id, order_by: n}}
-""",
+    "entities/order.yaml": ENTITY,
     "subscriptions/every.yaml": """
 subscription: every
 entity: order
@@ -49,47 +38,6 @@ delivery: {mode: every, retry: [200ms, 200ms, 500ms, 1s, 1s, 2s, 5s, 10s]}
 """,
 }
 DESTINATION = "destination: receiver\nconnector: http\nurl: {url}\nlimits: {{concurrency: 8, timeout: 10s}}\n"
-
-
-class Application:
-    """Commits RATE times a second, each time to one order, until it is stopped; what fell behind is caught up."""
-
-    def __init__(self, url: str) -> None:
-        self.connection = psycopg.connect(url, autocommit=True)
-        self.counts = dict.fromkeys(range(ORDERS), 0)
-        self.position = 0  # a WAL position just below the newest commit
-        self.rate = 0.0  # commits a second while it worked
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        rng = Random(11)
-        begun, done = time.monotonic(), 0
-        while not self._stop.is_set():
-            self._commit(rng.randrange(ORDERS), rng)
-            done += 1
-            self._stop.wait(max(0.0, begun + done / RATE - time.monotonic()))
-        self.rate = done / (time.monotonic() - begun)
-
-    def _commit(self, order: int, rng: Random) -> None:
-        count = self.counts[order] + 1
-        with self.connection.transaction():
-            self.connection.execute("update orders set n = %s, note = %s where id = %s", [count, "x" * 200, order])
-            if rng.random() < 0.3:
-                self.connection.execute("insert into lines (order_id, n) values (%s, %s)", [order, count])
-            if rng.random() < 0.2:
-                self.connection.execute("delete from lines where order_id = %s and n < %s - 5", [order, count])
-            found = self.connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
-        self.counts[order], self.position = count, int(found[0]) if found else 0
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            self._thread.join(30)
 
 
 @pytest.fixture
@@ -131,7 +79,7 @@ def test_kills_lose_nothing_and_double_nothing(database: str, project: Project, 
         run.until(lambda: _pending(project.store) == 0, "every delivery is settled", timeout=120)
 
     versions = journal.versions(project.store)
-    _expect_each_count_once(versions, application.counts)
+    expect_each_count_once(versions, application.counts)
     _expect_log_is_journal(receiver.log(), versions)
     _expect_verify_to_find_one_change(project)
 
@@ -196,15 +144,6 @@ def _kill(run: Run, role: str, rng: Random, work: Work) -> bool:
 
 def _pending(store: str) -> int:
     return int(journal.select(store, "select count(*) from delivery")[0][0])
-
-
-def _expect_each_count_once(versions: list[journal.Version], counts: dict[int, int]) -> None:
-    """One version a commit: order by order the counts 0, 1, 2 …, up to what the application wrote last."""
-    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for version in versions:
-        assert version.body
-        found[version.key].append((version.version, journal.parse(version.body)["n"]))
-    assert found == {str(order): [(n + 1, n) for n in range(count + 1)] for order, count in counts.items()}
 
 
 def _expect_log_is_journal(log: list[Received], versions: list[journal.Version]) -> None:

@@ -20,8 +20,10 @@ from hub.changes import (
     Commit,
     Operation,
     RowChange,
+    SnapshotBegun,
     SnapshotCompleted,
     SnapshotRows,
+    TakenOver,
     Transaction,
     TransactionPart,
 )
@@ -451,13 +453,71 @@ def test_a_repair_of_a_row_whose_image_waits_finds_it_right(store: Store) -> Non
     assert [row["transaction"] for row in journal(store) if row["entity"] == "note" and row["key"] == "1"][-1] == 100
 
 
+def test_a_process_that_lost_its_stream_cannot_write(store: Store) -> None:
+    """It was stopped while another one took the stream, and wakes up with work in hand."""
+    legacy = Legacy(0)
+    sleeper = begun(store, legacy)
+    state = streams.load_stream(store, "main/main")
+    assert state is not None
+    other = Capture(store, streams.take_over(store, state), sleeper.layout.entities, [], 1000)
+    other.apply([Transaction(Commit(1000, 100, 1), [note(1, "other")])])
+    written = journal(store)
+
+    with pytest.raises(TakenOver):
+        sleeper.apply([Transaction(Commit(1000, 100, 1), [note(1, "sleeper")])])
+    with pytest.raises(TakenOver):
+        streams.take_over(store, state)
+
+    assert journal(store) == written
+    assert heads(store)["note:1"]["name"] == "other"
+
+
+def test_reading_goes_on_where_all_before_is_stored(store: Store) -> None:
+    """The cursor of a batch is stored once something after it is, or nothing arrives: never before its changes."""
+    under_test = begun(store, Legacy(0))
+    stored = []
+    for number in range(100, 103):
+        under_test.apply([Transaction(Commit(number * 10, number, 1), [note(1, str(number))])], cursor=number)
+        state = streams.load_stream(store, "main/main")
+        assert state is not None
+        stored.append((state.position, state.cursor))
+    settle(under_test)
+    state = streams.load_stream(store, "main/main")
+
+    assert stored == [(1000, 0), (1010, 100), (1020, 101)]
+    assert state is not None and (state.position, state.cursor) == (1020, 102)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_snapshot_that_the_source_begins_by_itself_is_compared(store: Store, seed: int) -> None:
+    """What an interrupted one has read, and is gone by now, is absent; no document is made of a half."""
+    legacy = Legacy(seed)
+    under_test = begun(store, legacy)
+    half = legacy.read()
+    for table in ("notes", "orders", "visits"):
+        legacy.rows[table].clear()
+    legacy.rows["notes"][9,] = {"id": 9, "name": "new"}
+    before = heads(store)
+
+    under_test.apply([SnapshotBegun(), half])
+    settle(under_test)
+    assert heads(store) == before
+
+    under_test = capture(store)
+    under_test.apply([SnapshotBegun(), legacy.read(), SnapshotCompleted(Commit(5000, 500, 1))])
+    settle(under_test)
+    assert heads(store) == documents(legacy.rows)
+    assert images(store) == rows_of(legacy)
+
+
 def test_newest_versions_in_memory_are_bounded() -> None:
     """Of many only the later ones are known, and a known one is the newest."""
     known = Heads(limit=10_000)
     for number in range(100):
         known.keep("order", {str(number): (1, b"x" * 100), "again": (number, b"")})
 
-    found, missing = known.find("order", ["0", "99", "again"])
+    found: dict[str, Any] = {}
+    missing = known.find("order", ["0", "99", "again"], found)
 
     assert found == {"99": (1, b"x" * 100), "again": (99, b"")}
     assert missing == ["0"]

@@ -7,7 +7,18 @@ import msgspec
 from cdc.envelope import decode, table_readers
 from cdc.transactions import Assembler
 from hub.catalogue import Catalogue, Column, Kind, Table
-from hub.changes import Arrival, Commit, Operation, Progress, RowChange, SchemaDrift, Transaction
+from hub.changes import (
+    Arrival,
+    Commit,
+    Operation,
+    Progress,
+    RowChange,
+    SchemaDrift,
+    SnapshotBegun,
+    SnapshotCompleted,
+    SnapshotRows,
+    Transaction,
+)
 
 COLUMNS = {"public.t": ["id", "a"]}
 TABLE = Table(
@@ -15,8 +26,8 @@ TABLE = Table(
 )
 
 
-def assembler() -> Assembler:
-    return Assembler(table_readers(Catalogue({"public.t": TABLE}), COLUMNS))
+def assembler(*, ends: bool = False) -> Assembler:
+    return Assembler(table_readers(Catalogue({"public.t": TABLE}), COLUMNS), ends=ends)
 
 
 def row(transaction: int, before: int | None, id: int, **values: Any) -> dict[str, Any]:
@@ -59,6 +70,42 @@ def test_an_end_record_closes_its_transaction() -> None:
     """Where the connector sends transaction metadata, as on Kafka Connect."""
     begin, end = ({"status": status, "id": f"7:{lsn}", "ts_ms": 1} for status, lsn in (("BEGIN", 99), ("END", 100)))
     assert feed(assembler(), begin, row(7, 90, 1), end) == [Transaction(Commit(100, 7, 5), [change(1)])]
+
+
+def transaction(status: str, id: int, lsn: int) -> dict[str, Any]:
+    return {"status": status, "id": f"{id}:{lsn}", "ts_ms": 1}
+
+
+def test_in_a_topic_a_transaction_is_open_until_its_end_record() -> None:
+    """Batches have no offset of the source's there; an END of a transaction that changed none of ours is progress."""
+    transactions = assembler(ends=True)
+    assert feed(transactions, transaction("BEGIN", 7, 99), row(7, 90, 1)) == []
+    assert not transactions.between
+    assert feed(transactions, row(7, 90, 2), transaction("END", 7, 100), transaction("BEGIN", 8, 105)) == [
+        Transaction(Commit(100, 7, 5), [change(1), change(2)])
+    ]
+    assert transactions.between
+    assert feed(transactions, transaction("END", 8, 110)) == [Progress(110)]
+    message = row(9, 110, 1) | {"op": "m", "after": None}
+    assert feed(transactions, transaction("BEGIN", 9, 115), message, transaction("END", 9, 120)) == [Progress(120)]
+
+
+def test_in_a_topic_what_connect_sends_again_is_the_same_transaction() -> None:
+    """Killed amid a transaction, it goes on with rows that came already."""
+    again = [transaction("BEGIN", 7, 99), row(7, 90, 1), row(7, 90, 2), row(7, 90, 2), transaction("END", 7, 100)]
+    (found,) = feed(assembler(ends=True), *again)
+    assert isinstance(found, Transaction)
+    assert found.commit == Commit(100, 7, 5)
+    assert found.changes[-1] == change(2)
+
+
+def test_in_a_topic_a_snapshot_says_that_it_begins() -> None:
+    """What an interrupted one has read is void from there on."""
+    started, completed = ({"aggregate_type": "Initial Snapshot", "type": what} for what in ("STARTED", "COMPLETED"))
+    read = row(7, None, 1) | {"op": "r"}
+    found = feed(assembler(ends=True), started, read, started, read, completed)
+    assert [type(one) for one in found] == [SnapshotBegun, SnapshotBegun, SnapshotRows, SnapshotCompleted]
+    assert feed(assembler(), started) == []
 
 
 def test_a_message_of_a_transaction_of_its_own_gives_progress_alone() -> None:

@@ -333,7 +333,6 @@ def test_nothing_is_asked_of_a_derived_entity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("hub.yaml", "sources: {main: {", "sources: {main: {kafka: {bootstrap: 'k:9092'}, ", ["distributed mode"]),
         ("destinations/crm.yaml", "connector:", "answers: [reschedule]\nconnector:", ["'answers'"]),
         (SUBSCRIPTION, "when:", "delivery: {mode: latest}\nwhen:", ["delivery mode 'latest'"]),
         (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", ["batches", "A batch of one never waits"]),

@@ -1,0 +1,232 @@
+"""The way in by Kafka: a stream's topic, which Kafka Connect fills, read from where the store stands.
+
+A topic has one partition, so its records keep the order of commits. END records close transactions. What the group of
+workers decides is who reads (hub.capture.workers); where to read from is in the store, and Kafka keeps no offset of
+ours. A topic that no longer holds what follows the store's cursor has a gap: the stream begins anew with a snapshot
+that is compared, never silently at another place.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import NewTopic
+from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError
+
+from cdc.connect import Connect
+from cdc.envelope import decode, holds_unavailable, table_readers
+from cdc.settings import LARGEST_RECORD, StreamSettings, connect_settings
+from cdc.source import Watch, check_start, drop_slot
+from cdc.transactions import PART, Assembler
+from hub.changes import Arrival, Batch, FeedPlan, Missed
+from hub.errors import OutsideError
+
+RECORDS = 2000  # of one batch
+FETCH = 8 << 20  # bytes that the broker sends at once
+REQUEST_SECONDS = 30.0
+STATUS_SECONDS = 10.0  # between two looks at the connector
+
+RETENTION = 7 * 24 * 3600  # seconds that a topic keeps records: a hub that was away for longer takes a new snapshot
+
+
+class Topic:
+    """A stream's topic and connector: what is made once, and looked at."""
+
+    def __init__(self, bootstrap: str, name: str, connect: Connect, connector: str) -> None:
+        self.bootstrap = bootstrap
+        self.name = name
+        self.connect = connect
+        self.connector = connector
+
+    def make(self, replication: int) -> bool:
+        """Make the topic, with one partition. False when it is there. OutsideError when it has several."""
+        admin = _asking(self.bootstrap, lambda: KafkaAdminClient(bootstrap_servers=self.bootstrap))
+        try:
+            if partitions := _partitions(admin, self.name):
+                self._require_one(partitions)
+                return False
+            configs = {
+                "retention.ms": str(RETENTION * 1000),
+                "cleanup.policy": "delete",
+                "max.message.bytes": str(LARGEST_RECORD),
+            }
+            new = NewTopic(self.name, num_partitions=1, replication_factor=replication, topic_configs=configs)
+            _asking(self.bootstrap, lambda: admin.create_topics([new]))
+            return True
+        except TopicAlreadyExistsError:
+            return False
+        finally:
+            admin.close()
+
+    def _require_one(self, partitions: int) -> None:
+        if partitions != 1:
+            raise OutsideError(
+                f"The topic {self.name} has {partitions} partitions, which have no order between them.",
+                "Give the stream a topic of its own: delete this one, or change `topic:`.",
+            )
+
+    def consumer(self) -> KafkaConsumer:
+        """A consumer of this topic alone, outside of any group."""
+        return _asking(
+            self.bootstrap,
+            lambda: KafkaConsumer(
+                bootstrap_servers=self.bootstrap,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                max_poll_records=RECORDS,
+                fetch_max_bytes=FETCH,
+                max_partition_fetch_bytes=FETCH,
+                request_timeout_ms=int(REQUEST_SECONDS * 1000),
+            ),
+        )
+
+    def bounds(self, consumer: KafkaConsumer) -> tuple[int, int]:
+        """The offsets of the first record that it holds, and after the last."""
+        partition = TopicPartition(self.name, 0)
+        first = _asking(self.bootstrap, lambda: consumer.beginning_offsets([partition]))[partition]
+        last = _asking(self.bootstrap, lambda: consumer.end_offsets([partition]))[partition]
+        return first, last
+
+
+def _partitions(admin: KafkaAdminClient, topic: str) -> int:
+    """How many the topic has; 0 when there is none of that name."""
+    if topic not in admin.list_topics():  # asking for one that is missing could make it
+        return 0
+    return sum(len(one["partitions"]) for one in admin.describe_topics([topic]))
+
+
+def _asking(bootstrap: str, ask: Any) -> Any:
+    try:
+        return ask()
+    except TopicAlreadyExistsError:
+        raise
+    except KafkaError as error:
+        raise OutsideError(
+            f"Kafka at {bootstrap} does not answer: {type(error).__name__}.", "Check `bootstrap:`, and that it runs."
+        ) from error
+
+
+class TopicFeed:
+    """hub.changes.Feed on a topic."""
+
+    def __init__(self, settings: StreamSettings, topic: Topic, part: int = PART) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._assembler = Assembler(table_readers(settings.catalogue, settings.columns), part, ends=True)
+        self._consumer: KafkaConsumer | None = None
+        self._partition = TopicPartition(topic.name, 0)
+        self._cursor = 0  # where reading would begin again
+        self._watch: Watch | None = None
+        self._looked = 0.0
+
+    def start(self, plan: FeedPlan) -> None:
+        """Raises OutsideError when the topic cannot be read, Missed when it no longer holds what follows."""
+        self._consumer = self._topic.consumer()
+        first, last = self._topic.bounds(self._consumer)
+        if plan.cursor < first or plan.cursor > last:
+            raise Missed(
+                f"The topic {self._topic.name} holds offsets {first} to {last}, and the store stands at {plan.cursor}.",
+                "A new snapshot is taken and compared.",
+            )
+        self._consumer.assign([self._partition])
+        self._consumer.seek(self._partition, plan.cursor)
+        self._cursor = plan.cursor
+        self._watch = Watch(self._settings)
+
+    def take(self, timeout: float) -> Batch | None:
+        assert self._consumer is not None
+        end = time.monotonic() + timeout
+        while True:
+            records = self._poll(min(1.0, max(0.0, end - time.monotonic())))
+            self._look_after(bool(records))
+            arrivals = self._drifts() + self._arrivals(records)
+            if records and self._assembler.between:
+                self._cursor = records[-1].offset + 1
+            if arrivals:
+                return Batch(arrivals, lambda: None, self._cursor)
+            if time.monotonic() >= end:
+                return None
+
+    def _poll(self, timeout: float) -> Sequence[Any]:
+        assert self._consumer is not None
+        try:
+            found = self._consumer.poll(timeout_ms=int(timeout * 1000))
+        except OffsetOutOfRangeError as error:
+            raise Missed(
+                f"The topic {self._topic.name} no longer holds what follows the store's cursor.",
+                "A new snapshot is taken and compared.",
+            ) from error
+        except KafkaError as error:
+            raise OutsideError(
+                f"Kafka at {self._topic.bootstrap} is lost: {type(error).__name__}.", "It is tried again."
+            ) from error
+        records: Sequence[Any] = found.get(self._partition, ())
+        return records
+
+    def _arrivals(self, records: Sequence[Any]) -> list[Arrival]:
+        if not records:
+            return []
+        payload = b"[" + b",".join([record.value or b"null" for record in records]) + b"]"
+        return self._assembler.batch(decode(payload), 0, unavailable=holds_unavailable(payload))
+
+    def _drifts(self) -> list[Arrival]:
+        if self._watch is None or not self._watch.drifts:
+            return []
+        drifts, self._watch.drifts = self._watch.drifts, []
+        return list(drifts)
+
+    def _look_after(self, arrived: bool) -> None:
+        """In passing: the slot, and a task that has failed is started again."""
+        assert self._watch is not None
+        if failure := self._watch.look(arrived):
+            raise failure
+        if arrived or time.monotonic() - self._looked < STATUS_SECONDS:
+            return
+        self._looked = time.monotonic()
+        state = self._topic.connect.state(self._topic.connector)
+        if "FAILED" in (state.state, state.task):
+            self._topic.connect.restart(self._topic.connector)
+
+    def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+        if self._consumer is not None:
+            self._consumer.close()
+
+
+def register(settings: StreamSettings, topic: Topic, password: str, replication: int) -> None:
+    """Make topic and connector, or bring the connector's settings up to date, and wait until it runs.
+
+    Raises OutsideError when the source is not ready for it, FaultError when it fails.
+    """
+    if topic.connect.settings(topic.connector) is None:
+        check_start(settings, snapshot=True)
+    topic.make(replication)
+    topic.connect.put(topic.connector, connect_settings(settings, topic.name, password))
+    topic.connect.resume(topic.connector)
+    topic.connect.wait(topic.connector, lambda state: state.runs, "run")
+
+
+def is_whole(topic: Topic) -> bool:
+    """It still holds its first record, and so the snapshot that came with the registration."""
+    consumer = topic.consumer()
+    try:
+        return topic.bounds(consumer)[0] == 0
+    finally:
+        consumer.close()
+
+
+def renew(settings: StreamSettings, topic: Topic) -> int:
+    """Have the connector begin anew, with a snapshot on a new slot; the offset from which its records come."""
+    topic.connect.stop(topic.connector)
+    topic.connect.forget_offsets(topic.connector)
+    drop_slot(settings.url, settings.slot)
+    consumer = topic.consumer()
+    try:
+        _, last = topic.bounds(consumer)
+    finally:
+        consumer.close()
+    topic.connect.resume(topic.connector)
+    return last

@@ -1,0 +1,238 @@
+"""Capture workers that share a stream by Kafka: one is killed, one is stopped and wakes up, Kafka and Connect restart.
+
+The application counts in its orders, so the journal must hold each count once, whoever made it.
+"""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from stack.connect import Connect
+from stack.kafka import Broker
+from tests.acceptance.conftest import make_store
+from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_count_once
+from tests.oracle import journal
+from tests.oracle.access import PASSWORD, admit, fence, make_role, withdraw
+from tests.oracle.command import HUB, Project
+
+pytestmark = pytest.mark.fault
+__all__ = ["make_store"]
+
+SUBSCRIPTION = "subscription: every\nentity: order\nto: out\non: [created, updated, deleted, snapshot]\n"
+DESTINATION = "destination: out\nconnector: file\npath: {path}\n"
+SECONDS = 120.0
+
+
+class Worker:
+    """`hub run --role capture` of its own."""
+
+    def __init__(self, project: Project, name: str) -> None:
+        self.log = project.directory / f"{name}.log"
+        with self.log.open("ab") as output:
+            self.process = psutil.Popen(
+                [HUB, "--project", project.directory, "run", "--role", "capture"],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+
+    def follower(self) -> psutil.Process | None:
+        """The process that follows the stream, while it is this worker's."""
+        children = [child for child in self.process.children() if child.status() != psutil.STATUS_ZOMBIE]
+        return children[0] if children else None
+
+    def family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def end(self) -> None:
+        for one in self.family():
+            one.kill()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def project(
+    database: str, make_store: Callable[[str], str], broker: Broker, connect: Connect, tmp_path: Path
+) -> Iterator[Project]:  # fmt: skip
+    with psycopg.connect(database) as connection:
+        connection.execute(SCHEMA)
+        connection.execute("insert into orders select i, 0, '' from generate_series(0, %s) i", [ORDERS - 1])
+    store = make_store("postgres")
+    made = Project(tmp_path / "project", store)
+    slot = urlsplit(database).path.removeprefix("/")
+    kafka = {"bootstrap": broker.bootstrap, "connect": connect.url, "topic": f"hub.{slot}"}
+    source = {"url": make_role(database), "slot": slot, "kafka": kafka}
+    made.write(
+        {
+            "hub.yaml": json.dumps({"hub": slot, "sources": {"main": source}, "store": store}),
+            "entities/order.yaml": ENTITY,
+            "subscriptions/every.yaml": SUBSCRIPTION,
+            "destinations/out.yaml": DESTINATION.format(path=tmp_path / "out.jsonl"),
+        }
+    )
+    admit(made, database)
+    connect.secrets.mkdir(exist_ok=True)
+    (connect.secrets / slot).write_text(PASSWORD)
+    made.hub("source", "register", "--password", f"${{dir:{connect.secrets}:{slot}}}")
+    made.hub("store", "upgrade")
+    yield made
+    made.hub("source", "status", "--delete")
+    with psycopg.connect(database, autocommit=True) as connection:
+        _until(lambda: _free(connection, slot), "the slot is free")
+    withdraw(database)
+
+
+def _free(connection: psycopg.Connection[tuple[object, ...]], slot: str) -> bool:
+    active = connection.execute("select active from pg_replication_slots where slot_name = %s", [slot]).fetchone()
+    return active is None or not active[0]
+
+
+def _until(reached: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, f"{seconds} s passed, and not yet: {what}"
+        time.sleep(0.1)
+
+
+def _follower(*workers: Worker) -> tuple[Worker, psutil.Process]:
+    """Which of them has the stream, and its process."""
+    found: list[tuple[Worker, psutil.Process]] = []
+
+    def look() -> bool:
+        found[:] = [(worker, process) for worker in workers if (process := worker.follower())]
+        return len(found) == 1
+
+    _until(look, "one worker has the stream")
+    return found[0]
+
+
+def _until_settled(project: Project, lsn: int, what: str) -> None:
+    """Until the store has every commit up to `lsn`."""
+
+    def settled() -> bool:
+        try:
+            return journal.settled(project.store, lsn)
+        except journal.NOT_YET:
+            return False
+
+    _until(settled, what)
+
+
+@pytest.mark.timeout(600)
+def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
+    database: str, project: Project, broker: Broker, connect: Connect, tmp_path: Path
+) -> None:
+    """A worker is killed, the next one is stopped past its session and wakes up, then Kafka and Connect are killed."""
+    application = Application(database)
+    workers = [Worker(project, "first"), Worker(project, "second")]
+    try:
+        with psycopg.connect(database, autocommit=True) as connection:
+            _until_settled(project, fence(connection), "the snapshot is applied")
+            with application.working():
+                owner, _ = _follower(*workers)
+                owner.end()
+                (other,) = (worker for worker in workers if worker is not owner)
+                _until(other.follower, "the other worker has taken over", 40)
+                workers.append(Worker(project, "third"))
+                third = workers[-1]
+
+                zombies = other.family()
+                for one in zombies:
+                    one.send_signal(signal.SIGSTOP)
+                _until(third.follower, "the third worker has taken over", 60)
+                _until_settled(project, application.position, "the third worker writes")
+                for one in zombies:
+                    one.send_signal(signal.SIGCONT)
+
+                broker.kill()
+                broker.start()
+                connect.kill()
+                connect.start()
+                _until_settled(project, application.position, "what came after Connect's restart is there")
+            _until_settled(project, fence(connection), "the last commit is there")
+            project.hub("verify")
+    finally:
+        for worker in workers:
+            if worker.process.is_running():
+                worker.end()
+    assert application.rate >= 50
+    expect_each_count_once(journal.versions(project.store), application.counts)
+    project.hub("run", "--role", "dispatch", "--until-idle")
+    delivered = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert len(delivered) == len(journal.versions(project.store))
+
+
+@pytest.mark.timeout(300)
+def test_a_topic_that_lost_records_leads_to_a_compared_snapshot(
+    database: str, project: Project, broker: Broker
+) -> None:
+    """Nobody read while its retention passed by: the next worker says so, and only differences become versions."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        worker = Worker(project, "first")
+        try:
+            _until_settled(project, fence(connection), "the snapshot is applied")
+        finally:
+            worker.end()
+        (run,) = journal.select(project.store, "select run from stream")[0]
+        connection.execute("update orders set n = 1 where id < 3")
+        connection.execute("delete from orders where id = 3")
+        slot = urlsplit(database).path.removeprefix("/")
+        end = fence(connection)
+        _until(lambda: _in_topic(connection, slot, end), "all of it is in the topic")
+        _forget_records(broker, f"hub.{slot}")
+
+        worker = Worker(project, "second")
+        try:
+            _until(lambda: journal.select(project.store, "select run from stream")[0][0] > run, "a new run has begun")
+            _until_settled(project, fence(connection), "the new snapshot is applied")
+            project.hub("verify")
+        finally:
+            worker.end()
+
+    said = (project.directory / "second.log").read_text("utf-8")
+    assert "holds offsets" in said
+    later = [version for version in journal.versions(project.store) if version.version > 1]
+    assert sorted((one.key, one.event, one.cause) for one in later) == [
+        *((str(id), "updated", "resync") for id in range(3)), ("3", "deleted", "resync"),
+    ]  # fmt: skip
+
+
+def _in_topic(connection: psycopg.Connection[tuple[object, ...]], slot: str, lsn: int) -> bool:
+    """Kafka Connect has flushed all up to `lsn`."""
+    query = "select confirmed_flush_lsn - '0/0'::pg_lsn from pg_replication_slots where slot_name = %s"
+    row = connection.execute(query, [slot]).fetchone()
+    return row is not None and int(str(row[0])) >= lsn
+
+
+def _forget_records(broker: Broker, topic: str) -> None:
+    """As retention does."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): -1})
+    finally:
+        admin.close()
+
+
+def test_a_connector_is_looked_at_paused_and_resumed(project: Project) -> None:
+    """What is shown holds no password; a second registration keeps the reference; a connector that rests is a fault."""
+    printed = json.loads(project.hub("source", "config"))
+    assert printed["config"]["database.password"] == "${env:HUB_MAIN_PASSWORD}"
+    assert PASSWORD not in json.dumps(printed)
+    assert printed["config"]["table.include.list"] == "public\\.lines,public\\.orders"
+
+    standing = json.loads(project.hub("source", "status", "--json"))
+    assert (standing["state"], standing["task"], standing["slot"]) == ("RUNNING", "RUNNING", "active")
+    project.hub("source", "register")
+    assert "runs" in project.hub("source", "register")
+    project.hub("source", "status", "--pause")
+    _until(lambda: "PAUSED" in project.hub("source", "status", "--pause"), "it rests")
+    project.hub("source", "status", "--json", ends_with=1)
+    project.hub("source", "register")  # waits until it runs, so it has to be resumed
+    project.hub("source", "register", "--password", PASSWORD, ends_with=2)
