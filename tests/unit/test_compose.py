@@ -7,13 +7,11 @@ from fnmatch import fnmatch
 from importlib import resources
 from typing import Any
 
-import click
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
 from examples.postgres import find_binaries
-from hub.commands import main
 from hub.project.files import load
 from stack.settings import ROOT, read_properties, versions
 from tests.command_lines import parse
@@ -175,14 +173,7 @@ def test_commands_of_the_hub_exist(service: str) -> None:
     """Commands, roles and options are taken by the command itself."""
     words = HUB_COMMANDS[service]
     assert words[:2] == ["--project", "/etc/hub/conference/distributed"]
-    if service == "register" and not _exists("source", "register"):
-        pytest.skip("`hub source register` is not there yet")
     parse(words)
-
-
-def _exists(group: str, command: str) -> bool:
-    found = main.get_command(click.Context(main), group)
-    return isinstance(found, click.Group) and command in found.commands
 
 
 def test_every_role_runs() -> None:
