@@ -173,13 +173,14 @@ def _guide(stack: Stack) -> str:
     receiver = f"python -m examples.conference.receiver --log {_near(stack.directory / 'received.jsonl')}"
     return f"""
   data, settings, logs  {_near(stack.directory)}
-  Go on, with .venv/bin in the path; the last three each in a terminal of its own:
+  Go on, with .venv/bin in the path; the last four each in a terminal of its own:
     . {_near(stack.environ)}
     {hub} store upgrade
     {hub} source register --password {password}
     {receiver}
     {hub} run --role capture
     {hub} run --role dispatch
+    {hub} run --role console
   Change something in the legacy application:
     python -m examples.conference.application --url "$LEGACY_OWNER_URL"
     python -m examples.conference.traffic http://127.0.0.1:8090
