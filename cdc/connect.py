@@ -34,8 +34,12 @@ class Connect:
     """One Connect cluster. Every method raises OutsideError when it does not answer, or refuses."""
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=self._url, timeout=ANSWER_SECONDS, transport=transport, trust_env=False)
+        self._client = httpx.Client(
+            base_url=url.rstrip("/"), timeout=ANSWER_SECONDS, transport=transport, trust_env=False
+        )
+        self._place = str(httpx.URL(url).copy_with(userinfo=b"")).rstrip(
+            "/"
+        )  # what may be said: it may hold a password
 
     def put(self, name: str, settings: Mapping[str, str]) -> None:
         """Make the connector, or give it these settings."""
@@ -88,7 +92,7 @@ class Connect:
             if state.problem and "FAILED" in (state.state, state.task):
                 raise FaultError(
                     f"The connector {name} has failed: {state.problem}",
-                    f"Mend that, then `hub source status {name.removeprefix('hub-')}` shows how it goes on.",
+                    "Mend that, then `hub source status --restart` starts it again.",
                 )
             if time.monotonic() > end:
                 raise OutsideError(
@@ -106,7 +110,7 @@ class Connect:
                 answer = self._client.request(method, path, **more)
             except httpx.HTTPError as error:
                 raise OutsideError(
-                    f"Kafka Connect at {self._url} does not answer: {error}.", "Check `connect:`, and that it runs."
+                    f"Kafka Connect at {self._place} does not answer: {error}.", "Check `connect:`, and that it runs."
                 ) from error
             if answer.status_code == 409 and time.monotonic() < end:  # its workers share out the work just now
                 time.sleep(PAUSE_SECONDS)
@@ -114,14 +118,21 @@ class Connect:
             if answer.status_code == 404 and missing:
                 return None
             if answer.is_success:
-                return answer.json() if answer.content else None
+                return _json(answer, self._place) if answer.content else None
             raise OutsideError(
-                f"Kafka Connect at {self._url} refuses {method} {path}: {answer.status_code} {_said(answer)}.",
+                f"Kafka Connect at {self._place} refuses {method} {path}: {answer.status_code} {_said(answer)}.",
                 "See the log of Kafka Connect.",
             )
 
     def close(self) -> None:
         self._client.close()
+
+
+def _json(answer: httpx.Response, place: str) -> Any:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise OutsideError(f"What answers at {place} is not Kafka Connect.", "Check `connect:`.") from error
 
 
 def _said(answer: httpx.Response) -> str:

@@ -103,6 +103,8 @@ def connect_settings(stream: StreamSettings, topic: str, password: str) -> dict[
         **converter_settings("value.converter"),
         # A record in a topic has no offset of the source's beside it: END records say where a transaction ends.
         "provide.transaction.metadata": "true",
+        # A slot that stands after the connector's offset was made anew: fail, where the default goes on over the gap.
+        "offset.mismatch.strategy": "trust_offset",
         "heartbeat.interval.ms": "0",
         "transforms": "route",
         "transforms.route.type": "org.apache.kafka.connect.transforms.RegexRouter",

@@ -9,7 +9,6 @@ that is compared, never silently at another place.
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -30,8 +29,12 @@ RECORDS = 2000  # of one batch
 FETCH = 8 << 20  # bytes that the broker sends at once
 REQUEST_SECONDS = 30.0
 STATUS_SECONDS = 10.0  # between two looks at the connector
+FAILURES = 3  # looks in a row that find it failed, after which the stream is said to stand still
 
 RETENTION = 7 * 24 * 3600  # seconds that a topic keeps records: a hub that was away for longer takes a new snapshot
+
+
+_SNAPSHOT, _COMPLETED = b'"Initial Snapshot"', b'"COMPLETED"'
 
 
 class Topic:
@@ -43,11 +46,14 @@ class Topic:
         self.connect = connect
         self.connector = connector
 
-    def make(self, replication: int) -> bool:
-        """Make the topic, with one partition. False when it is there. OutsideError when it has several."""
+    def make(self, replication: int = -1) -> bool:
+        """Make the topic, with one partition. False when it is there. OutsideError when it has several.
+
+        `replication`: copies; -1: as many as the broker makes by itself.
+        """
         admin = _asking(self.bootstrap, lambda: KafkaAdminClient(bootstrap_servers=self.bootstrap))
         try:
-            if partitions := _partitions(admin, self.name):
+            if partitions := _asking(self.bootstrap, lambda: _partitions(admin, self.name)):
                 self._require_one(partitions)
                 return False
             configs = {
@@ -79,12 +85,20 @@ class Topic:
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
+                allow_auto_create_topics=False,
                 max_poll_records=RECORDS,
                 fetch_max_bytes=FETCH,
                 max_partition_fetch_bytes=FETCH,
                 request_timeout_ms=int(REQUEST_SECONDS * 1000),
             ),
         )
+
+    def require_one(self, consumer: KafkaConsumer) -> None:
+        """Missed when the topic is gone, OutsideError when it has got more partitions."""
+        partitions = _asking(self.bootstrap, lambda: consumer.partitions_for_topic(self.name))
+        if not partitions:
+            raise Missed(f"There is no topic {self.name}.", "A new snapshot is taken and compared.")
+        self._require_one(len(partitions))
 
     def bounds(self, consumer: KafkaConsumer) -> tuple[int, int]:
         """The offsets of the first record that it holds, and after the last."""
@@ -123,11 +137,14 @@ class TopicFeed:
         self._partition = TopicPartition(topic.name, 0)
         self._cursor = 0  # where reading would begin again
         self._watch: Watch | None = None
+        self._held: Sequence[Any] = ()  # records that were read, for the next batch
         self._looked = 0.0
+        self._failures = 0  # looks in a row at which the connector had failed
 
     def start(self, plan: FeedPlan) -> None:
         """Raises OutsideError when the topic cannot be read, Missed when it no longer holds what follows."""
         self._consumer = self._topic.consumer()
+        self._topic.require_one(self._consumer)
         first, last = self._topic.bounds(self._consumer)
         if plan.cursor < first or plan.cursor > last:
             raise Missed(
@@ -154,6 +171,15 @@ class TopicFeed:
                 return None
 
     def _poll(self, timeout: float) -> Sequence[Any]:
+        """The next records. A snapshot's end is the last of its batch, so that the cursor is stored with it."""
+        records, self._held = self._held or self._read(timeout), ()
+        for index, record in enumerate(records):
+            if record.value and _COMPLETED in record.value and _SNAPSHOT in record.value:
+                self._held = records[index + 1 :]
+                return records[: index + 1]
+        return records
+
+    def _read(self, timeout: float) -> Sequence[Any]:
         assert self._consumer is not None
         try:
             found = self._consumer.poll(timeout_ms=int(timeout * 1000))
@@ -184,18 +210,24 @@ class TopicFeed:
     def _look_after(self, arrived: bool) -> None:
         """In passing: the slot, and a task that has failed is started again."""
         assert self._watch is not None
-        if failure := self._watch.look(arrived):
-            raise failure
+        if failure := self._watch.look(arrived):  # the slot is lost or gone, or a table is not published any more
+            raise Missed(failure.what, "A new snapshot is taken and compared.")
         if arrived or time.monotonic() - self._looked < STATUS_SECONDS:
             return
         self._looked = time.monotonic()
-        with suppress(
-            OutsideError
-        ):  # what is in the topic can be read without Connect; `hub source status` tells of it
+        try:
             state = self._topic.connect.state(self._topic.connector)
-            if "FAILED" in (state.state, state.task):
+            self._failures = self._failures + 1 if "FAILED" in (state.state, state.task) else 0
+            if self._failures:
                 log.warning("connector failed, and is started again", extra={"reason": state.problem})
                 self._topic.connect.restart(self._topic.connector)
+        except OutsideError:
+            return  # what is in the topic can be read without Connect; `hub source status` tells of it
+        if self._failures >= FAILURES:
+            raise OutsideError(
+                f"The connector {self._topic.connector} fails again and again: {state.problem}.",
+                "Mend that; it is started again meanwhile.",
+            )
 
     def close(self) -> None:
         if self._watch is not None:
@@ -214,23 +246,30 @@ def register(settings: StreamSettings, topic: Topic, password: str, replication:
     topic.make(replication)
     topic.connect.put(topic.connector, connect_settings(settings, topic.name, password))
     topic.connect.resume(topic.connector)
+    topic.connect.restart(topic.connector)  # where it had failed
     topic.connect.wait(topic.connector, lambda state: state.runs, "run")
 
 
-def is_whole(topic: Topic) -> bool:
-    """It still holds its first record, and so the snapshot that came with the registration."""
+def is_whole(settings: StreamSettings, topic: Topic, password: str) -> bool:
+    """It holds, from its first record on, the snapshot that came with the registration, of these tables and columns."""
+    known = topic.connect.settings(topic.connector) or {}
+    if any(known.get(name) != value for name, value in connect_settings(settings, topic.name, password).items()):
+        return False
     consumer = topic.consumer()
     try:
+        topic.require_one(consumer)
         return topic.bounds(consumer)[0] == 0
     finally:
         consumer.close()
 
 
-def renew(settings: StreamSettings, topic: Topic) -> int:
+def renew(settings: StreamSettings, topic: Topic, password: str) -> int:
     """Have the connector begin anew, with a snapshot on a new slot; the offset from which its records come."""
     topic.connect.stop(topic.connector)
+    topic.connect.put(topic.connector, connect_settings(settings, topic.name, password))  # tables, columns may be new
     topic.connect.forget_offsets(topic.connector)
     drop_slot(settings.url, settings.slot)
+    topic.make()
     consumer = topic.consumer()
     try:
         _, last = topic.bounds(consumer)

@@ -129,6 +129,7 @@ class Assembler:
             self._complete_snapshot()
         elif what == "STARTED" and self._ends:
             self._snapshot = []
+            self._forget_open()
             self._arrivals.append(SnapshotBegun())
 
     @property
@@ -145,6 +146,8 @@ class Assembler:
 
     def _begin(self, source: Source) -> None:
         before = _lsn_before(source.sequence)
+        if self._open is not None and self._ends and before <= self._before:
+            self._forget_open()  # Kafka Connect went back to before it, and sends it again whole
         if self._open is not None:
             self._close(before)
         self._open, self._before, self._committed_at = source.txId, before, source.ts_us
@@ -155,6 +158,9 @@ class Assembler:
             commit = Commit(lsn, self._open, self._committed_at)
             self._arrivals.append(Transaction(commit, self._changes, self._spooled))
             self._reached = lsn
+        self._forget_open()
+
+    def _forget_open(self) -> None:
         self._open, self._changes, self._spooled = None, [], 0
 
     def _close_by_offset(self, reached: int, closing: int) -> None:
@@ -170,10 +176,13 @@ class Assembler:
             self._arrivals.append(Progress(reached))
 
     def _spool(self) -> None:
+        """A delete stays with what follows: of a changed key, the insert takes its unchanged values from there."""
         assert self._open is not None
-        self._arrivals.append(TransactionPart(self._open, self._spooled, self._changes))
-        self._spooled += len(self._changes)
-        self._changes = []
+        kept = self._changes[-1:] if self._changes[-1].operation is Operation.DELETE else []
+        part = self._changes[: len(self._changes) - len(kept)]
+        self._arrivals.append(TransactionPart(self._open, self._spooled, part))
+        self._spooled += len(part)
+        self._changes = kept
 
 
 def _lsn_before(sequence: str | None) -> int:

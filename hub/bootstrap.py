@@ -145,11 +145,17 @@ class TopicOutside(StreamOutside):
         return None
 
     def missed(self, position: int) -> str:
-        """Nothing that the slot could tell: what Connect has read is in the topic, whose bounds are looked at later."""
-        return ""
+        """What Connect has read is in the topic, whose bounds are looked at later; what it cannot read is not."""
+        from cdc import source as sources
+
+        with sources.connect(self._source.url) as connection:
+            slot = sources.read_slot(connection, self._slot)
+        if slot is None:
+            return f"the slot {self._slot} is gone"
+        return f"the slot {self._slot} has lost its log (max_slot_wal_keep_size)" if slot.wal_status == "lost" else ""
 
     def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
-        topic = build_topic(self._source, self._stream)
+        topic = build_topic(self._project, self._stream)
         if topic.connect.settings(topic.connector) is None:
             raise OutsideError(
                 f"Kafka Connect has no connector {topic.connector}.", f"Run `hub source register {self._stream}`."
@@ -162,10 +168,12 @@ class TopicOutside(StreamOutside):
     def renew(self, *, first: bool) -> int | None:
         from cdc import topics
 
-        topic = build_topic(self._source, self._stream)
-        if first and topics.is_whole(topic):
+        topic = build_topic(self._project, self._stream)
+        settings = stream_settings(self._project, self._stream, self.read_catalogue())
+        password = _known_password(topic) or password_reference(self._source)
+        if first and topics.is_whole(settings, topic, password):
             return 0
-        return topics.renew(stream_settings(self._project, self._stream, self.read_catalogue()), topic)
+        return topics.renew(settings, topic, password)
 
     def mark(self) -> int:
         """A message is known in the topic by where it begins."""
@@ -193,17 +201,18 @@ def topic_of(source: Source, stream: str) -> str:
     return topic if name == "main" else f"{topic}.{name}"
 
 
-def build_topic(source: Source, stream: str) -> "Topic":
+def build_topic(project: Project, stream: str) -> "Topic":
     """Topic and connector of a stream. OutsideError when it has none: its source is followed by the engine."""
     from cdc.connect import Connect
     from cdc.topics import Topic
 
+    source = source_of(project, stream)
     if not source.kafka:
         raise OutsideError(
             f"The source {source.name} is followed by the embedded engine.", "Give it `kafka:` for Kafka Connect."
         )
-    name = topic_of(source, stream)
-    return Topic(source.kafka["bootstrap"], name, Connect(source.kafka["connect"]), f"hub-{slot_of(source, stream)}")
+    connector = f"hub-{project.name}-{stream.replace('/', '-')}"
+    return Topic(source.kafka["bootstrap"], topic_of(source, stream), Connect(source.kafka["connect"]), connector)
 
 
 def password_reference(source: Source) -> str:
@@ -237,9 +246,14 @@ def register_connector(project: Project, stream: str, replication: int, password
 
     source = source_of(project, stream)
     settings = stream_settings(project, stream, build_outside(project, stream).read_catalogue())
-    topic = build_topic(source, stream)
-    known = (topic.connect.settings(topic.connector) or {}).get("database.password", "")
-    topics.register(settings, topic, password or known or password_reference(source), replication)
+    topic = build_topic(project, stream)
+    password = password or _known_password(topic) or password_reference(source)
+    topics.register(settings, topic, password, replication)
+
+
+def _known_password(topic: "Topic") -> str:
+    """The reference that the connector has; "" when there is none."""
+    return (topic.connect.settings(topic.connector) or {}).get("database.password", "")
 
 
 def streams_of_topics(project: Project) -> dict[str, str]:
@@ -284,7 +298,7 @@ def build_feed(
         from cdc.topics import TopicFeed
 
         settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
-        return TopicFeed(settings, build_topic(source, stream))
+        return TopicFeed(settings, build_topic(project, stream))
     from cdc.engine import EngineFeed
 
     directory = store.path.parent if store.is_sqlite else project.directory / "var"

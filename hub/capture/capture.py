@@ -74,6 +74,7 @@ class Capture:
         self.state = state
         self.position = state.position
         self.cursor = self._stored_cursor = state.cursor
+        self._in_snapshot = state.state == streams.SNAPSHOT
         self.run = state.run
         self.fan_out = fan_out
         self.layout: Layout = make_layout(entities, store.name_id, state.name)
@@ -100,7 +101,7 @@ class Capture:
         if any(fan_out.spooled for fan_out in self.pending):
             self.apply_spool()
         else:
-            streams.clear_spool(store, state.id)
+            self._clear_spool()
 
     def work(self, idle: bool = True) -> bool:
         """Do one piece of what is pending. False when there is nothing to do but to wait for arrivals.
@@ -134,6 +135,8 @@ class Capture:
         `cursor`: where reading would go on after all of it; until then it is where it stands.
         """
         durable = True
+        if arrivals and isinstance(arrivals[-1], SnapshotCompleted):
+            self.cursor = cursor  # stored with the snapshot's end: its rows must not come again over newer ones
         for kind, some in groupby(arrivals, type):
             several = list(some)
             if kind is Transaction:
@@ -145,7 +148,8 @@ class Capture:
                 for arrival in several:
                     self._other(arrival)
                 durable = True
-        self.cursor = cursor
+        if not self._in_snapshot:  # one that is cut off is read again from its beginning
+            self.cursor = cursor
         return durable
 
     def _other(self, arrival: Arrival) -> None:
@@ -163,11 +167,13 @@ class Capture:
     def _transactions(self, transactions: Iterable[Transaction]) -> None:
         group: list[Transaction] = []
         size = 0
+        reached = self.position
         for transaction in transactions:
-            if transaction.commit.lsn <= self.position:
+            if transaction.commit.lsn <= reached:
                 if transaction.spooled:
-                    streams.clear_spool(self.store, self.state.id)
-                continue  # it came again after a restart
+                    self._clear_spool()
+                continue  # it came again after a restart, ours or the source's
+            reached = transaction.commit.lsn
             large = _is_large(transaction)
             if group and (large or self._loads() or size + len(transaction.changes) > self._group):
                 self._apply_group(group, durable=bool(self.pending))  # what follows takes it to the disk too
@@ -220,6 +226,7 @@ class Capture:
         rows = view_rows(view, self.run, late)  # before the lock is held
         with self.write(durable=durable) as connection:
             started = time.monotonic()
+            late = late if versions.documents else set()
             since = self._late.begin(connection) if late else 0
             write_view(connection, rows)
             self.write_versions(connection, versions)
@@ -374,6 +381,7 @@ class Capture:
             keys = [kept.key(change.values) for change in several]
             if table in late:
                 versions.load(self.layout.alone[table], keys)
+                view.assume_absent(table, keys)
                 continue
             partial = [k for k, c in zip(keys, several, strict=True) if len(c.values) < len(kept.columns)]
             view.load(table, keys if kept.needs_old else partial)
@@ -441,9 +449,15 @@ class Capture:
 
     def _part(self, part: TransactionPart) -> None:
         if part.first == 0:
-            streams.clear_spool(self.store, self.state.id)
+            self._clear_spool()
         with self.write() as connection:
             streams.save_part(connection, self.state.id, part.first, part.transaction, part.changes)
+
+    def _clear_spool(self) -> None:
+        """Forget a transaction whose end was not seen: it comes again from its beginning."""
+        for part in streams.spool_parts(self.store, self.state.id):
+            with self.write() as connection:
+                streams.delete_part(connection, self.state.id, part)
 
     def apply_spool(self) -> None:
         """Apply what is left of a spooled transaction. Nothing later is applied before; nothing shows it half."""
@@ -575,6 +589,7 @@ class Capture:
         with self.write() as connection:
             streams.restart_snapshot(connection, self.state.id, self.run + 1)
         self.run += 1
+        self._in_snapshot = True
         self.pending = []
         self._late = LateImages(self, None)
         log.info("snapshot begins", extra={"stream": self.state.name, "run": self.run})
@@ -588,7 +603,9 @@ class Capture:
             streams.complete_snapshot(connection, self.state, self.run, commit.lsn, self.cursor, ids)
             fan_out = streams.save_fan_out(connection, self.state.id, commit, cause)
             streams.save_items(connection, fan_out.id, [(p.id, *EVERY) for p in self.published.values()])
+        self._late.catch_up()
         self.position = commit.lsn
+        self._in_snapshot = False
         self.floors = {kept.name: self.run for kept in tables}
         self.drifted = set()
         self.pending.append(fan_out)
@@ -610,7 +627,7 @@ class Capture:
     def _rest(self) -> bool:
         """Store how far reading has come, when nothing else does it: a topic forgets what is old. Always False."""
         position = max(self.position, self._reached_lsn)
-        moved = position > self.position or self.cursor != self._stored_cursor
+        moved = (position > self.position or self.cursor != self._stored_cursor) and not self._in_snapshot
         if moved and time.monotonic() - self._progress_at >= PROGRESS_EVERY:
             with self.write() as connection:
                 streams.save_position(connection, self.state.id, position, self.cursor)

@@ -71,7 +71,9 @@ class LateImages:
 
     def piece(self, idle: bool) -> bool:
         """Write some of them. False when there is nothing to write, or it can wait since changes arrive."""
-        if self._since is None or not (idle or self._waiting > MOST):
+        while self._since is not None and self._waiting > MOST:
+            self._piece(self._since)
+        if self._since is None or not idle:
             return False
         self._piece(self._since)
         return self._since is not None
@@ -85,7 +87,7 @@ class LateImages:
         capture, size = self._capture, self._size.value
         with capture.store.read() as connection:
             last = streams.last_document(connection, since, size)
-        with capture.write() as connection:
+        with capture.write(durable=False) as connection:  # lost, they are written again
             started = time.monotonic()
             if last is not None:
                 for table, entity in capture.layout.journaled.items():

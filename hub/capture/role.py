@@ -144,6 +144,8 @@ def begin(
     if start.missed:
         log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": start.missed})
     definitions = _definitions(entities_of(project, stream))
+    if start.state is not None:
+        streams.take_over(store, start.state)  # before anything is changed outside
     cursor = outside.renew(first=start.state is None)
     state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor or 0)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})

@@ -22,7 +22,7 @@ class Sweep:
     def __init__(self, capture: "Capture") -> None:
         self._capture = capture
         self._size = PieceSize(FIRST, SMALLEST, LARGEST)
-        self._after: dict[str, str] = {}  # by table: the last key looked at
+        self._after: dict[tuple[str, int], str] = {}  # by table and floor: the last key looked at
         tables = streams.load_tables(capture.store)
         self._swept = {kept.name: tables.get(kept.id, (0, 0, ""))[1] for kept in capture.layout.tables.values()}
 
@@ -38,7 +38,7 @@ class Sweep:
         kept = self._capture.layout.tables[name]
         size = self._size.value
         with self._capture.store.read() as connection:
-            page = streams.page_of_images(connection, kept.id, self._after.get(name), size)
+            page = streams.page_of_images(connection, kept.id, self._after.get((name, floor)), size)
         stale = {key: decode_image(image) for key, run, image in page if run < floor}
         references = [
             (lookup.id, value, key)
@@ -55,6 +55,6 @@ class Sweep:
         self._size.took(time.monotonic() - started)
         if last:
             self._swept[name] = floor
-            self._after.pop(name, None)
+            self._after.pop((name, floor), None)
         else:
-            self._after[name] = page[-1][0]
+            self._after[name, floor] = page[-1][0]

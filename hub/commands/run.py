@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hub.store.database import Store
 
 
+CONSOLE_NICENESS = 10  # looking must not cost those who work
 SHARE_SECONDS = 0.5  # between two looks at which streams are this worker's
 
 
@@ -36,9 +38,16 @@ SHARE_SECONDS = 0.5  # between two looks at which streams are this worker's
 )
 @click.option("--until-idle", is_flag=True, help="End once caught up and settled, fan-outs included.")
 @click.option("--supervised", is_flag=True, hidden=True, help="End when stdin ends.")
+@click.option("--shared", is_flag=True, hidden=True, help="The stream was given to this worker by the group.")
 @pass_project
 def run(
-    option: ProjectOption, role: str | None, stream: str | None, worker: str, until_idle: bool, supervised: bool
+    option: ProjectOption,
+    role: str | None,
+    stream: str | None,
+    worker: str,
+    until_idle: bool,
+    supervised: bool,
+    shared: bool,
 ) -> None:
     """Follow the source and deliver, until SIGTERM or Ctrl-C.
 
@@ -57,9 +66,9 @@ def run(
     if supervised:
         _end_with_stdin()
     if role == "capture" and stream is None and all(source.kafka for source in project.sources.values()):
-        _share(option, worker)
+        _share(option, worker, until_idle)
     elif role == "capture":
-        _capture(project, _stream(project, stream), until_idle)
+        _capture(project, _stream(project, stream), until_idle, shared)
     elif role == "dispatch":
         os.chdir(project.directory)  # a connector's paths are relative to the project, wherever `hub` is called
         _dispatch(project, until_idle, supervised)
@@ -124,8 +133,10 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
         lock.release()
 
 
-def _share(option: ProjectOption, worker: str) -> None:
+def _share(option: ProjectOption, worker: str, until_idle: bool) -> None:
     """One of the workers that share the streams: a process for each that is this one's."""
+    if until_idle:
+        raise InputError("A worker that shares streams is never idle.", "Name a stream with --stream.")
     from hub.bootstrap import build_group, require_worker, streams_of_topics
     from hub.store.database import open_store
     from hub.supervisor import Child, Supervisor
@@ -134,7 +145,7 @@ def _share(option: ProjectOption, worker: str) -> None:
     require_worker(open_store(project.store))
     names = streams_of_topics(project)
     group = build_group(project, worker)
-    base = ["--project", str(option.directory), "run", "--supervised", "--role", "capture"]
+    base = ["--project", str(option.directory), "run", "--supervised", "--shared", "--role", "capture"]
 
     def share() -> list[Child]:
         mine = sorted(names[topic] for topic in group.topics(SHARE_SECONDS))
@@ -187,13 +198,13 @@ def _changes(project: "Project", store: "Store") -> list[str]:
     return remember(store, current)
 
 
-def _capture(project: "Project", stream: str, until_idle: bool) -> None:
+def _capture(project: "Project", stream: str, until_idle: bool, shared: bool) -> None:
     from hub.changes import Missed, TakenOver
     from hub.store.database import open_store
     from hub.store.streams import ask_resnapshot, note_problem
 
     store = open_store(project.store)
-    lock = _hold_stream(project, store, stream)
+    lock = _hold_stream(store, stream, shared)
     try:
         _follow(project, store, stream, until_idle)
     except TakenOver:
@@ -208,15 +219,14 @@ def _capture(project: "Project", stream: str, until_idle: bool) -> None:
             lock.release()
 
 
-def _hold_stream(project: "Project", store: "Store", stream: str) -> "Lock | None":
-    """The stream's lock. On Kafka the group decides who follows it, and a worker that hangs may still have the lock."""
-    from hub.bootstrap import source_of
+def _hold_stream(store: "Store", stream: str, shared: bool) -> "Lock | None":
+    """The stream's lock. Where the group gave it to this worker, one that hangs may have the lock still."""
     from hub.locks import hold
 
     try:
         return hold(store, f"capture {stream}")
     except OutsideError:
-        if source_of(project, stream).kafka and not store.is_sqlite:
+        if shared:
             return None
         raise
 
@@ -230,7 +240,7 @@ def _follow(project: "Project", store: "Store", stream: str, until_idle: bool) -
     state, entities, plan = begin(store, project, stream, outside)
     by_name = {entity.name: entity for entity in entities}
     subscriptions = [compile_subscription(c, by_name) for c in project.subscriptions.values() if c.entity in by_name]
-    role = Role(store, state, entities, subscriptions, project.fan_out, store.listen("capture"))
+    role = Role(store, state, entities, subscriptions, project.fan_out, store.listen(f"capture {stream}"))
     stopped = threading.Event()
     feed = build_feed(project, store, stream, state.catalogue, plan.columns)
     try:
@@ -290,6 +300,8 @@ def _console(project: "Project", until_idle: bool) -> None:
     if until_idle:
         raise InputError("The console is never idle.", "Leave out --until-idle.")
     store = open_store(project.store)
+    with suppress(OSError):
+        os.nice(CONSOLE_NICENESS)
     serve(store, project, stream_names(project), lambda stream: log_end(project, stream, **_BRIEF))
 
 

@@ -52,10 +52,10 @@ def config(option: ProjectOption, stream: str | None, password: str) -> None:
     \b
     Example: hub source config main/main
     """
-    from hub.bootstrap import build_topic, connector_config, source_of
+    from hub.bootstrap import build_topic, connector_config
 
     for name in _streams(option, stream):
-        connector = build_topic(source_of(option.project, name), name).connector
+        connector = build_topic(option.project, name).connector
         echo_json({"name": connector, "config": connector_config(option.project, name, _reference(password))})
 
 
@@ -82,11 +82,11 @@ def register(option: ProjectOption, stream: str | None, replication: int, passwo
     \b
     Example: hub source register --replication 3
     """
-    from hub.bootstrap import build_topic, register_connector, source_of
+    from hub.bootstrap import build_topic, register_connector
 
     for name in _streams(option, stream):
         register_connector(option.project, name, replication, _reference(password))
-        topic = build_topic(source_of(option.project, name), name)
+        topic = build_topic(option.project, name)
         click.echo(f"{name}: the connector {topic.connector} runs, and fills the topic {topic.name}.")
 
 
@@ -113,7 +113,7 @@ def status(option: ProjectOption, stream: str | None, action: str | None, as_jso
     faults = 0
     for name in _streams(option, stream):
         followed = source_of(option.project, name)
-        topic = build_topic(followed, name)
+        topic = build_topic(option.project, name)
         if action:
             getattr(topic.connect, action)(topic.connector)
         state = topic.connect.state(topic.connector)

@@ -164,7 +164,7 @@ def ask_log_end(connect: Callable[[], psycopg.Connection[Any]], slot: str) -> Lo
         with connect() as connection:
             row = connection.execute(query, (slot,)).fetchone()
     except (OutsideError, psycopg.Error) as error:
-        return LogEnd(unreachable=str(error).strip().splitlines()[0])
+        return LogEnd(unreachable=next(iter(str(error).strip().splitlines()), type(error).__name__))
     assert row is not None
     lsn, active, wal_status, kept, room, confirmed = row
     state = "missing" if active is None else "active" if active else "inactive"

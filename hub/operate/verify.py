@@ -428,5 +428,5 @@ def ask_repair(store: Store, stream: str, entity: str, keys: Sequence[str], now:
     with store.write() as connection:
         fan_out = streams.save_fan_out(connection, state.id, Commit(state.position, 0, now), Cause.RESYNC)
         streams.save_items(connection, fan_out.id, [(entity_id, 0, key) for key in keys])
-    store.ring("capture")
+    store.ring(f"capture {stream}")
     return fan_out.id

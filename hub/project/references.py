@@ -22,6 +22,7 @@ def check_references(project: Project, incomplete: Collection[str], problems: Pr
     for source in project.sources.values():
         _check_streams(source, project, references)
     _check_slots(project.sources.values(), problems)
+    _check_topics(project.sources.values(), problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +61,13 @@ def _check_slots(sources: Iterable[Source], problems: Problems) -> None:
         if source.url and first != source.name and source.place:
             what = f"The sources {first!r} and {source.name!r} share one database and slot."
             problems.add(source.place, what, "Make them one source, or give each its own slot.")
+
+
+def _check_topics(sources: Iterable[Source], problems: Problems) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for source in sources:
+        topic = source.kafka.get("topic", "")
+        first = seen.setdefault((source.kafka.get("bootstrap", ""), topic), source.name)
+        if topic and first != source.name:
+            what = f"The sources {first!r} and {source.name!r} share the topic {topic}."
+            problems.add(source.places.get("kafka.topic") or source.place, what, "Give each its own.")

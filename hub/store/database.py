@@ -160,7 +160,7 @@ class Store:
         return self._names[id]
 
     def listen(self, role: str) -> Doorbell:
-        """The doorbell of a role: capture or dispatch."""
+        """The doorbell of a role: dispatch, or "capture source/stream"."""
         if self.is_sqlite:
             return PipeDoorbell(self._pipe(role))
         return ListenDoorbell(
@@ -178,7 +178,7 @@ class Store:
             connection.exec_driver_sql(f'NOTIFY "hub_{role}"')
 
     def _pipe(self, role: str) -> Path:
-        return self.path.with_name(f"{self.path.name}-{role}.bell")
+        return self.path.with_name(f"{self.path.name}-{role.replace('/', '-').replace(' ', '-')}.bell")
 
     def close(self) -> None:
         self.engine.dispose()

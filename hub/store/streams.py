@@ -99,7 +99,7 @@ def begin_snapshot(
 ) -> StreamState:
     """Number a new run; what a run before it left in the spool or pending is void.
 
-    `cursor`: where the snapshot's records begin, in a topic.
+    `cursor`: where the snapshot's records begin, in a topic. TakenOver when another process takes the stream meanwhile.
     """
     id = store.name_id("stream", name)
     before = load_stream(store, name)
@@ -117,7 +117,9 @@ def begin_snapshot(
     }
     with store.write() as connection:
         if before:
-            connection.execute(stream.update().where(stream.c.stream_id == id).values(values))
+            mine = sa.and_(stream.c.stream_id == id, stream.c.epoch == before.epoch)
+            if not connection.execute(stream.update().where(mine).values(values)).rowcount:
+                raise TakenOver(name)
         else:
             connection.execute(stream.insert().values(stream_id=id, **values))
         _void(connection, id)
@@ -168,7 +170,7 @@ def ask_resnapshot(store: Store, name: str) -> bool:
         return False
     with store.write() as connection:
         done = connection.execute(stream.update().where(stream.c.stream_id == id).values(state=RESNAPSHOT)).rowcount
-        store.ring("capture", connection)
+        store.ring(f"capture {name}", connection)
     return bool(done)
 
 
@@ -325,13 +327,6 @@ def spool_parts(store: Store, stream_id: int) -> Sequence[int]:
             .scalars()
             .all()
         )
-
-
-def clear_spool(store: Store, stream_id: int) -> None:
-    """Forget a transaction whose end was not seen: it comes again from its beginning."""
-    for part in spool_parts(store, stream_id):
-        with store.write() as connection:
-            delete_part(connection, stream_id, part)
 
 
 # fan-outs

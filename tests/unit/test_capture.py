@@ -472,6 +472,34 @@ def test_a_process_that_lost_its_stream_cannot_write(store: Store) -> None:
     assert heads(store)["note:1"]["name"] == "other"
 
 
+def test_what_comes_again_in_the_same_batch_changes_nothing(store: Store) -> None:
+    """Kafka Connect was killed, and its topic has the last transactions twice, one after the other."""
+    under_test = begun(store, Legacy(0))
+    truth = [Transaction(Commit(number * 10, number, 1), [note(1, str(number))]) for number in range(100, 104)]
+    under_test.apply([*truth[:3], *truth[1:]])
+    state = streams.load_stream(store, "main/main")
+
+    made = [row["transaction"] for row in journal(store) if row["entity"] == "note" and row["transaction"] >= 100]
+    assert made == [100, 101, 102, 103]
+    assert state is not None and state.position == 1030
+
+
+def test_a_snapshot_in_a_topic_is_read_again_from_its_beginning_or_not_at_all(store: Store) -> None:
+    """Until its end the cursor stays where it was; with its end it is past it."""
+    legacy = Legacy(0)
+    under_test = begun(store, legacy)
+    under_test.apply([Transaction(Commit(1000, 100, 1), [note(1, "x")])], cursor=50)
+    under_test.apply([Transaction(Commit(1010, 101, 1), [note(1, "y")])], cursor=60)
+    under_test.apply([SnapshotBegun(), legacy.read()], cursor=70)
+    settle(under_test)
+    during = streams.load_stream(store, "main/main")
+    under_test.apply([legacy.read(), SnapshotCompleted(Commit(5000, 500, 1))], cursor=80)
+    after = streams.load_stream(store, "main/main")
+
+    assert during is not None and (during.state, during.cursor) == ("snapshot", 50)
+    assert after is not None and (after.state, after.cursor) == ("streaming", 80)
+
+
 def test_reading_goes_on_where_all_before_is_stored(store: Store) -> None:
     """The cursor of a batch is stored once something after it is, or nothing arrives: never before its changes."""
     under_test = begun(store, Legacy(0))

@@ -99,6 +99,19 @@ def test_in_a_topic_what_connect_sends_again_is_the_same_transaction() -> None:
     assert found.changes[-1] == change(2)
 
 
+def test_in_a_topic_half_a_transaction_is_forgotten_when_connect_goes_back() -> None:
+    """It was killed amid the second one, and begins again with the first: the half is not taken for a whole."""
+    first = [row(7, 80, 1), transaction("END", 7, 90)]
+    found = feed(
+        assembler(ends=True), *first, row(8, 90, 2), *first, row(8, 90, 2), row(8, 90, 3), transaction("END", 8, 100)
+    )
+    assert [one for one in found if isinstance(one, Transaction)] == [
+        Transaction(Commit(90, 7, 5), [change(1)]),
+        Transaction(Commit(90, 7, 5), [change(1)]),
+        Transaction(Commit(100, 8, 5), [change(2), change(3)]),
+    ]
+
+
 def test_in_a_topic_a_snapshot_says_that_it_begins() -> None:
     """What an interrupted one has read is void from there on."""
     started, completed = ({"aggregate_type": "Initial Snapshot", "type": what} for what in ("STARTED", "COMPLETED"))
