@@ -18,6 +18,7 @@ from hub.changes import (
     SnapshotCompleted,
     SnapshotRows,
     Transaction,
+    TransactionPart,
 )
 
 COLUMNS = {"public.t": ["id", "a"]}
@@ -26,8 +27,8 @@ TABLE = Table(
 )
 
 
-def assembler(*, ends: bool = False) -> Assembler:
-    return Assembler(table_readers(Catalogue({"public.t": TABLE}), COLUMNS), ends=ends)
+def assembler(part: int = 100, *, ends: bool = False) -> Assembler:
+    return Assembler(table_readers(Catalogue({"public.t": TABLE}), COLUMNS), part, ends=ends)
 
 
 def row(transaction: int, before: int | None, id: int, **values: Any) -> dict[str, Any]:
@@ -119,6 +120,18 @@ def test_in_a_topic_a_snapshot_says_that_it_begins() -> None:
     found = feed(assembler(ends=True), started, read, started, read, completed)
     assert [type(one) for one in found] == [SnapshotBegun, SnapshotBegun, SnapshotRows, SnapshotCompleted]
     assert feed(assembler(), started) == []
+
+
+def test_a_changed_key_is_not_cut_in_two_by_the_parts_of_a_long_transaction() -> None:
+    """The insert takes its unchanged values from the row that the delete before it removes."""
+    delete = row(7, 90, 2) | {"op": "d", "after": None, "before": {"id": 2}}
+    found = feed(assembler(part=2), row(7, 90, 1), delete, row(7, 90, 3), reached=100)
+    gone = RowChange("public.t", Operation.DELETE, {"id": 2})
+    assert found == [
+        TransactionPart(7, 0, [change(1)]),
+        TransactionPart(7, 1, [gone, change(3)]),
+        Transaction(Commit(100, 7, 5), [], 3),
+    ]
 
 
 def test_a_message_of_a_transaction_of_its_own_gives_progress_alone() -> None:
