@@ -78,6 +78,8 @@ def _stream(store: Store) -> None:
         "entities": b"{}",
         "problem": "",
         "seen_at": now(),
+        "cursor": 0,
+        "epoch": 1,
     }
     id = store.name_id("stream", "main/main")
     with store.write() as connection:

@@ -55,7 +55,15 @@ def sql(store: Store, query: str) -> list[tuple[Any, ...]]:
 
 def begin_stream(store: Store, position: int = 0x1000, name: str = "main/main", **values: Any) -> int:
     id = store.name_id("stream", name)
-    row = {"state": "streaming", "run": 1, "problem": "", "seen_at": now(), "position": position} | values
+    row = {
+        "state": "streaming",
+        "run": 1,
+        "problem": "",
+        "cursor": 0,
+        "epoch": 1,
+        "seen_at": now(),
+        "position": position,
+    } | values
     insert(store, tables.stream, stream_id=id, catalogue=b"{}", entities=b"{}", **row)
     return id
 
