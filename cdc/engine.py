@@ -103,11 +103,7 @@ class EngineFeed:
                 return None
 
     def _drifts(self) -> list[Arrival]:
-        """What the watch has seen of the catalogue since."""
-        if self._watch is None or not self._watch.drifts:
-            return []
-        drifts, self._watch.drifts = self._watch.drifts, []
-        return list(drifts)
+        return [*self._watch.take_drifts()] if self._watch is not None else []
 
     def close(self) -> None:
         """Debezium is asked to end; it has ten seconds. The process should end afterwards."""

@@ -526,7 +526,7 @@ class Watch:
         self._columns = {
             name: frozenset(column.name for column in stream.catalogue.tables[name].columns) for name in stream.columns
         }
-        self.drifts: list[SchemaDrift] = []  # not yet handed over
+        self._drifts: list[SchemaDrift] = []  # not yet handed over
         self._told = 0  # WAL position after our last message
 
     def look(self, arrived: bool) -> OutsideError | None:
@@ -544,6 +544,11 @@ class Watch:
         except (psycopg.OperationalError, OutsideError):
             self.close()  # Debezium notices too and says so, after its own attempts
             return None
+
+    def take_drifts(self) -> list[SchemaDrift]:
+        """What has been seen of the tables' columns since the last call."""
+        drifts, self._drifts = self._drifts, []
+        return drifts
 
     def _slot(self, quiet: bool) -> OutsideError | None:
         if self._connection is None or self._connection.closed:
@@ -575,7 +580,7 @@ class Watch:
             added = sorted(columns - known)
             if gone or added:
                 self._columns[table] = columns
-                self.drifts.append(SchemaDrift(table, tuple(gone), tuple(added)))
+                self._drifts.append(SchemaDrift(table, tuple(gone), tuple(added)))
 
     def _help_on(self, connection: psycopg.Connection[Any]) -> None:
         """A message in the log, where others have moved the log on, gives the slot something to confirm."""

@@ -157,12 +157,12 @@ class TopicFeed:
         self._watch = Watch(self._settings)
 
     def take(self, timeout: float) -> Batch | None:
-        assert self._consumer is not None
+        assert self._watch is not None
         end = time.monotonic() + timeout
         while True:
             records = self._poll(min(1.0, max(0.0, end - time.monotonic())))
             self._look_after(bool(records))
-            arrivals = self._drifts() + self._arrivals(records)
+            arrivals = [*self._watch.take_drifts(), *self._arrivals(records)]
             if records and self._assembler.between:
                 self._cursor = records[-1].offset + 1
             if arrivals:
@@ -200,12 +200,6 @@ class TopicFeed:
             return []
         payload = b"[" + b",".join([record.value or b"null" for record in records]) + b"]"
         return self._assembler.batch(decode(payload), 0, unavailable=holds_unavailable(payload))
-
-    def _drifts(self) -> list[Arrival]:
-        if self._watch is None or not self._watch.drifts:
-            return []
-        drifts, self._watch.drifts = self._watch.drifts, []
-        return list(drifts)
 
     def _look_after(self, arrived: bool) -> None:
         """In passing: the slot, and a task that has failed is started again."""

@@ -64,7 +64,7 @@ class StreamOutside(Outside):
     def __init__(self, project: Project, stream: str) -> None:
         self._project = project
         self._stream = stream
-        self._source = project.sources[stream.split("/", 1)[0]]
+        self._source = source_of(project, stream)
         self._slot = slot_of(self._source, stream)
 
     def read_catalogue(self) -> Catalogue:
@@ -294,15 +294,15 @@ def build_feed(
     from cdc.settings import StreamSettings
 
     source = source_of(project, stream)
+    settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
     if source.kafka:
         from cdc.topics import TopicFeed
 
-        settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
         return TopicFeed(settings, build_topic(project, stream))
     from cdc.engine import EngineFeed
 
     directory = store.path.parent if store.is_sqlite else project.directory / "var"
-    return EngineFeed(StreamSettings(source.url, slot_of(source, stream), columns, catalogue), directory)
+    return EngineFeed(settings, directory)
 
 
 def require_engine(project: Project) -> None:
@@ -369,7 +369,7 @@ def connect_source(source: Source, **settings: Any) -> psycopg.Connection[Any]:
 
 def log_end(project: Project, stream: str, **settings: Any) -> LogEnd:
     """Where the log of a stream's source is, and how its slot stands. `settings` as of `connect_source`."""
-    source = project.sources[stream.split("/", 1)[0]]
+    source = source_of(project, stream)
     return ask_log_end(lambda: connect_source(source, **settings), slot_of(source, stream))
 
 
@@ -381,7 +381,7 @@ def source_sql(project: Project, stream: str, catalogue: Catalogue) -> str:
     """The SQL that a DBA runs once for one stream."""
     from cdc import source as sources
 
-    source = project.sources[stream.split("/", 1)[0]]
+    source = source_of(project, stream)
     return sources.source_sql(
         _stream_columns(project, stream, catalogue), catalogue, slot_of(source, stream), source.url
     )
@@ -393,12 +393,9 @@ def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[
     `position`: the store's; None when the stream has no snapshot yet. OutsideError when the source is out of reach.
     """
     from cdc import source as sources
-    from cdc.settings import StreamSettings
 
-    source = project.sources[stream.split("/", 1)[0]]
-    catalogue = read_catalogue(source)
-    columns = _stream_columns(project, stream, catalogue)
-    settings = StreamSettings(source.url, slot_of(source, stream), columns, catalogue)
+    source = source_of(project, stream)
+    settings = stream_settings(project, stream, read_catalogue(source))
     if source.kafka and position is not None:
         position = 1 << 63  # the slot is Connect's: what it has confirmed is in the topic
     with sources.connect(source.url) as connection:

@@ -26,10 +26,10 @@ def sql(option: ProjectOption, url: str) -> None:
     \b
     Example: hub source sql --url postgresql://dba@db/legacy | psql postgresql://dba@db/legacy
     """
-    from hub.bootstrap import read_catalogue, source_sql, stream_names
+    from hub.bootstrap import read_catalogue, source_of, source_sql, stream_names
 
     for stream in stream_names(option.project):
-        config = option.project.sources[stream.split("/", 1)[0]]
+        config = source_of(option.project, stream)
         catalogue = read_catalogue(dataclasses.replace(config, url=url or config.url))
         click.echo(f"-- {stream}\n{source_sql(option.project, stream, catalogue)}")
 
