@@ -12,9 +12,10 @@ help: ## list what can be made
 
 setup: $(VENV)/ready ## make .venv with the hub command in it
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt cdc/java/hub/DocumentValues.java
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[embedded,demo,dev]'
+	$(BIN)/python -m cdc.converter
 	touch $@
 
 demo: setup ## the whole system on this machine, with an example legacy application (ONCE=1 ends by itself)

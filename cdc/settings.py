@@ -5,7 +5,6 @@ Every line that is not a plain fact of the stream is there because its default c
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 from psycopg import ProgrammingError
@@ -229,8 +228,3 @@ def _conversions(stream: StreamSettings) -> dict[str, str]:
         # Without it the decoder gives null for the types that it does not know by name, `name` among them.
         "include.unknown.datatypes": "true",
     }
-
-
-def jar() -> Path:
-    """The jar with the converter, which stands on the class path, or in Kafka Connect's plugin path."""
-    return Path(__file__).parent / "java" / "document-values.jar"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from cdc.settings import jar
+from cdc.converter import jar
 from stack.jars import Jars
 from stack.servers import JavaServer, free_ports
 from stack.settings import HERE, read_properties, write_properties

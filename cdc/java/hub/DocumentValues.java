@@ -29,6 +29,10 @@ import org.postgresql.jdbc.PgArray;
 import org.postgresql.util.PGInterval;
 import org.postgresql.util.PGobject;
 
+/*
+ * In the language of Java 8, which the compiler among the engine's jars knows (cdc/converter.py).
+ */
+
 /**
  * Values whose own Debezium form loses something, as the text that a document holds; arrays as Postgres prints them.
  *
@@ -84,19 +88,30 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
         if (value.getClass() == Object.class) { // the decoder's marker of an unchanged TOAST value
             return unavailable;
         }
-        return switch (form) {
-            case "array" -> array(value);
-            case "bytea" -> Base64.getEncoder().encodeToString((byte[]) value);
-            case "char" -> text(value).stripTrailing();
-            case "date" -> date(value);
-            case "interval" -> interval(value);
-            case "numeric" -> numeric(value);
-            case "time" -> time(value);
-            case "timestamp" -> timestamp(value);
-            case "timestamptz" -> timestamptz(value);
-            case "timetz" -> timetz(value);
-            default -> text(value);
-        };
+        switch (form) {
+            case "array":
+                return array(value);
+            case "bytea":
+                return Base64.getEncoder().encodeToString((byte[]) value);
+            case "char":
+                return text(value).stripTrailing();
+            case "date":
+                return date(value);
+            case "interval":
+                return interval(value);
+            case "numeric":
+                return numeric(value);
+            case "time":
+                return time(value);
+            case "timestamp":
+                return timestamp(value);
+            case "timestamptz":
+                return timestamptz(value);
+            case "timetz":
+                return timetz(value);
+            default:
+                return text(value);
+        }
     }
 
     private static IllegalArgumentException unexpected(Object value) {
@@ -104,13 +119,16 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String text(Object value) {
-        if (value instanceof PGobject object) {
+        if (value instanceof PGobject) {
+            PGobject object = (PGobject) value;
             return object.getValue();
         }
-        if (value instanceof byte[] bytes) {
+        if (value instanceof byte[]) {
+            byte[] bytes = (byte[]) value;
             return new String(bytes, java.nio.charset.StandardCharsets.UTF_8);
         }
-        if (value instanceof SQLXML xml) {
+        if (value instanceof SQLXML) {
+            SQLXML xml = (SQLXML) value;
             try {
                 return xml.getString();
             } catch (SQLException error) {
@@ -131,10 +149,12 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String numeric(Object value) {
-        if (value instanceof BigDecimal number) {
+        if (value instanceof BigDecimal) {
+            BigDecimal number = (BigDecimal) value;
             return number.toPlainString();
         }
-        if (value instanceof SpecialValueDecimal number) {
+        if (value instanceof SpecialValueDecimal) {
+            SpecialValueDecimal number = (SpecialValueDecimal) value;
             if (number.getDecimalValue().isPresent()) {
                 return number.getDecimalValue().get().toPlainString();
             }
@@ -145,7 +165,8 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String date(Object value) {
-        if (value instanceof LocalDate date) {
+        if (value instanceof LocalDate) {
+            LocalDate date = (LocalDate) value;
             if (date.equals(PostgresValueConverter.POSITIVE_INFINITY_LOCAL_DATE)) {
                 return "infinity";
             }
@@ -156,7 +177,8 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
             appendDate(out, date);
             return withEra(out, date).toString();
         }
-        if (value instanceof java.sql.Date date) {
+        if (value instanceof java.sql.Date) {
+            java.sql.Date date = (java.sql.Date) value;
             return driverDate(date);
         }
         return text(value);
@@ -180,13 +202,16 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String time(Object value) {
-        if (value instanceof LocalTime time) {
+        if (value instanceof LocalTime) {
+            LocalTime time = (LocalTime) value;
             return timeText(time.toNanoOfDay() / 1000);
         }
-        if (value instanceof Duration duration) {
+        if (value instanceof Duration) {
+            Duration duration = (Duration) value;
             return timeText(duration.toNanos() / 1000);
         }
-        if (value instanceof Long micros) {
+        if (value instanceof Long) {
+            Long micros = (Long) value;
             return timeText(micros);
         }
         return text(value);
@@ -199,7 +224,8 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String timestamp(Object value) {
-        if (value instanceof Instant instant) {
+        if (value instanceof Instant) {
+            Instant instant = (Instant) value;
             if (instant.equals(INFINITY)) {
                 return "infinity";
             }
@@ -208,14 +234,16 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
             }
             return timestampText(LocalDateTime.ofInstant(instant, ZoneOffset.UTC), "");
         }
-        if (value instanceof LocalDateTime local) {
+        if (value instanceof LocalDateTime) {
+            LocalDateTime local = (LocalDateTime) value;
             return timestampText(local, "");
         }
         return text(value).replace(' ', 'T').replace("TBC", " BC");
     }
 
     private static String timestamptz(Object value) {
-        if (value instanceof OffsetDateTime moment) {
+        if (value instanceof OffsetDateTime) {
+            OffsetDateTime moment = (OffsetDateTime) value;
             if (moment.equals(PostgresValueConverter.POSITIVE_INFINITY_OFFSET_DATE_TIME)) {
                 return "infinity";
             }
@@ -242,7 +270,8 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String timetz(Object value) {
-        if (value instanceof OffsetTime time) {
+        if (value instanceof OffsetTime) {
+            OffsetTime time = (OffsetTime) value;
             return timeText(time.withOffsetSameInstant(ZoneOffset.UTC).toLocalTime().toNanoOfDay() / 1000) + "Z";
         }
         String text = text(value);
@@ -268,9 +297,10 @@ public final class DocumentValues implements CustomConverter<SchemaBuilder, Rela
     }
 
     private static String interval(Object value) {
-        if (!(value instanceof PGInterval interval)) {
+        if (!(value instanceof PGInterval)) {
             throw unexpected(value);
         }
+        PGInterval interval = (PGInterval) value;
         StringBuilder out = new StringBuilder("P");
         part(out, interval.getYears(), 'Y');
         part(out, interval.getMonths(), 'M');
