@@ -1,14 +1,16 @@
 """The way in by Kafka: a stream's topic, which Kafka Connect fills, read from where the store stands.
 
-A topic has one partition, so its records keep the order of commits. END records close transactions. What the group of
-workers decides is who reads (hub.capture.workers); where to read from is in the store, and Kafka keeps no offset of
+A topic has one partition, so its records keep the order of commits. END records close transactions. Who reads is
+decided by the group of workers (cdc.group); where to read from is in the store, and Kafka keeps no offset of
 ours. A topic that no longer holds what follows the store's cursor has a gap: the stream begins anew with a snapshot
 that is compared, never silently at another place.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -32,42 +34,48 @@ STATUS_SECONDS = 10.0  # between two looks at the connector
 FAILURES = 3  # looks in a row that find it failed, after which the stream is said to stand still
 
 RETENTION = 7 * 24 * 3600  # seconds that a topic keeps records: a hub that was away for longer takes a new snapshot
-
+COMPARED = "A new snapshot is taken and compared."
 
 _SNAPSHOT, _COMPLETED = b'"Initial Snapshot"', b'"COMPLETED"'
 
 
+@dataclass(frozen=True, slots=True)
 class Topic:
     """A stream's topic and connector: what is made once, and looked at."""
 
-    def __init__(self, bootstrap: str, name: str, connect: Connect, connector: str) -> None:
-        self.bootstrap = bootstrap
-        self.name = name
-        self.connect = connect
-        self.connector = connector
+    bootstrap: str
+    name: str
+    connect: Connect
+    connector: str
 
-    def make(self, replication: int = -1) -> bool:
-        """Make the topic, with one partition. False when it is there. OutsideError when it has several.
+    def make(self, replication: int = -1) -> None:
+        """Make the topic, with one partition, where it is not there. OutsideError when it has several.
 
         `replication`: copies; -1: as many as the broker makes by itself.
         """
-        admin = _asking(self.bootstrap, lambda: KafkaAdminClient(bootstrap_servers=self.bootstrap))
-        try:
-            if partitions := _asking(self.bootstrap, lambda: _partitions(admin, self.name)):
+        with closing(self._ask(lambda: KafkaAdminClient(bootstrap_servers=self.bootstrap))) as admin:
+            if partitions := self._ask(lambda: _partitions(admin, self.name)):
                 self._require_one(partitions)
-                return False
+                return
             configs = {
                 "retention.ms": str(RETENTION * 1000),
                 "cleanup.policy": "delete",
                 "max.message.bytes": str(LARGEST_RECORD),
             }
             new = NewTopic(self.name, num_partitions=1, replication_factor=replication, topic_configs=configs)
-            _asking(self.bootstrap, lambda: admin.create_topics([new]))
-            return True
+            with suppress(TopicAlreadyExistsError):  # somebody else was faster
+                self._ask(lambda: admin.create_topics([new]))
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
         except TopicAlreadyExistsError:
-            return False
-        finally:
-            admin.close()
+            raise
+        except KafkaError as error:
+            raise OutsideError(
+                f"Kafka at {self.bootstrap} does not answer: {type(error).__name__}.",
+                "Check `bootstrap:`, and that it runs.",
+            ) from error
 
     def _require_one(self, partitions: int) -> None:
         if partitions != 1:
@@ -78,8 +86,7 @@ class Topic:
 
     def consumer(self) -> KafkaConsumer:
         """A consumer of this topic alone, outside of any group."""
-        return _asking(
-            self.bootstrap,
+        return self._ask(
             lambda: KafkaConsumer(
                 bootstrap_servers=self.bootstrap,
                 group_id=None,
@@ -95,16 +102,16 @@ class Topic:
 
     def require_one(self, consumer: KafkaConsumer) -> None:
         """Missed when the topic is gone, OutsideError when it has got more partitions."""
-        partitions = _asking(self.bootstrap, lambda: consumer.partitions_for_topic(self.name))
+        partitions = self._ask(lambda: consumer.partitions_for_topic(self.name))
         if not partitions:
-            raise Missed(f"There is no topic {self.name}.", "A new snapshot is taken and compared.")
+            raise Missed(f"There is no topic {self.name}.", COMPARED)
         self._require_one(len(partitions))
 
     def bounds(self, consumer: KafkaConsumer) -> tuple[int, int]:
         """The offsets of the first record that it holds, and after the last."""
         partition = TopicPartition(self.name, 0)
-        first = _asking(self.bootstrap, lambda: consumer.beginning_offsets([partition]))[partition]
-        last = _asking(self.bootstrap, lambda: consumer.end_offsets([partition]))[partition]
+        first = self._ask(lambda: consumer.beginning_offsets([partition]))[partition]
+        last = self._ask(lambda: consumer.end_offsets([partition]))[partition]
         return first, last
 
 
@@ -113,17 +120,6 @@ def _partitions(admin: KafkaAdminClient, topic: str) -> int:
     if topic not in admin.list_topics():  # asking for one that is missing could make it
         return 0
     return sum(len(one["partitions"]) for one in admin.describe_topics([topic]))
-
-
-def _asking(bootstrap: str, ask: Any) -> Any:
-    try:
-        return ask()
-    except TopicAlreadyExistsError:
-        raise
-    except KafkaError as error:
-        raise OutsideError(
-            f"Kafka at {bootstrap} does not answer: {type(error).__name__}.", "Check `bootstrap:`, and that it runs."
-        ) from error
 
 
 class TopicFeed:
@@ -149,7 +145,7 @@ class TopicFeed:
         if plan.cursor < first or plan.cursor > last:
             raise Missed(
                 f"The topic {self._topic.name} holds offsets {first} to {last}, and the store stands at {plan.cursor}.",
-                "A new snapshot is taken and compared.",
+                COMPARED,
             )
         self._consumer.assign([self._partition])
         self._consumer.seek(self._partition, plan.cursor)
@@ -186,7 +182,7 @@ class TopicFeed:
         except OffsetOutOfRangeError as error:
             raise Missed(
                 f"The topic {self._topic.name} no longer holds what follows the store's cursor.",
-                "A new snapshot is taken and compared.",
+                COMPARED,
             ) from error
         except KafkaError as error:
             raise OutsideError(
@@ -205,7 +201,7 @@ class TopicFeed:
         """In passing: the slot, and a task that has failed is started again."""
         assert self._watch is not None
         if failure := self._watch.look(arrived):  # the slot is lost or gone, or a table is not published any more
-            raise Missed(failure.what, "A new snapshot is taken and compared.")
+            raise failure if isinstance(failure, Missed) else Missed(failure.what, COMPARED)
         if arrived or time.monotonic() - self._looked < STATUS_SECONDS:
             return
         self._looked = time.monotonic()
@@ -249,12 +245,9 @@ def is_whole(settings: StreamSettings, topic: Topic, password: str) -> bool:
     known = topic.connect.settings(topic.connector) or {}
     if any(known.get(name) != value for name, value in connect_settings(settings, topic.name, password).items()):
         return False
-    consumer = topic.consumer()
-    try:
+    with closing(topic.consumer()) as consumer:
         topic.require_one(consumer)
         return topic.bounds(consumer)[0] == 0
-    finally:
-        consumer.close()
 
 
 def renew(settings: StreamSettings, topic: Topic, password: str) -> int:
@@ -264,10 +257,7 @@ def renew(settings: StreamSettings, topic: Topic, password: str) -> int:
     topic.connect.forget_offsets(topic.connector)
     drop_slot(settings.url, settings.slot)
     topic.make()
-    consumer = topic.consumer()
-    try:
+    with closing(topic.consumer()) as consumer:
         _, last = topic.bounds(consumer)
-    finally:
-        consumer.close()
     topic.connect.resume(topic.connector)
     return last

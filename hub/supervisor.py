@@ -72,7 +72,7 @@ class Supervisor:
 
     children: list[Child]
     until_idle: bool = False
-    share: Callable[[], Sequence[Child] | None] | None = None  # asked often: which are to run here; None: as before
+    share: Callable[[], Sequence[Child]] | None = None  # asked again and again: which are to run here by now
     daily: Callable[[], None] | None = None  # called once a day
     stop: threading.Event = field(default_factory=threading.Event)
     _bell: threading.Event = field(default_factory=threading.Event)  # a child ended, or it is time to stop
@@ -118,16 +118,15 @@ class Supervisor:
             if self.until_idle and self._all_idle():
                 return
 
-    def _share(self, wanted: Sequence[Child] | None) -> None:
+    def _share(self, wanted: Sequence[Child]) -> None:
         """Start what is to run here from now on, and end what is another worker's."""
-        if wanted is None:
-            return
+        known = {child.name for child in self.children}
         names = {child.name for child in wanted}
         gone = [child for child in self.children if child.name not in names]
         _end([child.process for child in gone if child.process and child.alive])
         self.children[:] = [child for child in self.children if child.name in names]
         for child in wanted:
-            if child.name not in {known.name for known in self.children}:
+            if child.name not in known:
                 self.children.append(child)
                 self._start(child)
 

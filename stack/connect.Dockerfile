@@ -6,11 +6,12 @@ ARG MAVEN_VERSION=3.9.11
 FROM maven:${MAVEN_VERSION}-eclipse-temurin-17 AS plugins
 COPY stack/pom.xml stack/versions.env /stack/
 RUN mvn -q -B -f /stack/pom.xml -Dstack.directory=/stack $(sed -n 's/^[A-Z]/-D&/p' /stack/versions.env) \
-    dependency:unpack@plugins
+    dependency:copy-dependencies@libs dependency:unpack@plugins
 # The hub's converter beside the connector, where its class loader looks.
 COPY cdc/java/hub /converter/hub
-RUN cd /converter && javac -proc:none -cp "/stack/plugins/debezium-connector-postgres/*" -d classes hub/DocumentValues.java \
-    && jar --create --file /stack/plugins/debezium-connector-postgres/document-values.jar -C classes hub
+RUN cd /converter && plugin=/stack/plugins/debezium-connector-postgres \
+    && javac -proc:none -cp "$plugin/*:/stack/libs/*" -d classes hub/DocumentValues.java \
+    && jar --create --file "$plugin/document-values.jar" -C classes hub
 
 FROM apache/kafka:${KAFKA_VERSION}
 COPY --from=plugins /stack/plugins /opt/hub/plugins
