@@ -39,6 +39,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     due_at: int  # not before; microseconds since 1970, 0: at once
     created_at: int  # microseconds since 1970
     replay_id: int | None = None
+    slice: int = 0  # of the destination's documents; see hub/dispatch/slices.py
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ import psycopg
 
 from hub.errors import OutsideError
 from hub.store.database import Store
+from hub.store.workers import living
 
 LOOK_SECONDS = 0.2  # within which a file lock that somebody only looks at is free again
 
@@ -39,7 +40,10 @@ def owners(store: Store, roles: Iterable[str]) -> dict[str, str | None]:
     if store.is_sqlite:
         return {role: _file_owner(store, role) for role in roles}
     with psycopg.connect(_conninfo(store), autocommit=True) as connection:
-        return {role: _server_owner(connection, role) for role in roles}
+        held = {role: _server_owner(connection, role) for role in roles}
+    if "dispatch" in held:  # its workers hold leases instead
+        held["dispatch"] = "; ".join(living(store)) or None
+    return held
 
 
 def _refuse(role: str, owner: str) -> OutsideError:

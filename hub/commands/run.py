@@ -2,9 +2,9 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hub.project import Project
     from hub.store.database import Store
 
+
+log = logging.getLogger(__name__)
 
 CONSOLE_NICENESS = 10  # looking must not cost those who work
 SHARE_SECONDS = 0.5  # between two looks at which streams are this worker's
@@ -254,32 +256,43 @@ def _follow(project: "Project", store: "Store", stream: str, until_idle: bool) -
 
 
 def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
-    from hub.bootstrap import build_dispatcher
     from hub.locks import hold
     from hub.store.database import open_store
+    from hub.store.workers import Evicted
 
     store = open_store(project.store, durable=False)
-    lock = hold(store, "dispatch")
-    dispatcher = build_dispatcher(project, store)
-    # Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own store,
-    # what waits for capture waits in the source's log.
-    dispatcher.give_way()
+    lock = hold(store, "dispatch") if store.is_sqlite else None
+    while True:
+        try:
+            _deliver(project, store, finish=until_idle and not supervised)
+            break
+        except Evicted as error:
+            log.warning("dispatch worker evicted", extra={"reason": str(error)})
+    if lock:
+        lock.release()
+
+
+def _deliver(project: "Project", store: "Store", *, finish: bool) -> None:
+    """The dispatch role, until a signal ends it; `finish`: until all is settled."""
+    import uvloop
+
+    from hub.bootstrap import build_dispatcher
 
     async def role() -> None:
-        stop, finish = asyncio.Event(), asyncio.Event()
+        dispatcher = build_dispatcher(project, store)
+        # Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own
+        # store, what waits for capture waits in the source's log.
+        dispatcher.give_way()
+        stop, finished = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGUSR1, finish.set)
-        if until_idle and not supervised:
-            finish.set()
-        await dispatcher.run(stop, finish)
+        loop.add_signal_handler(signal.SIGUSR1, finished.set)
+        if finish:
+            finished.set()
+        await dispatcher.run(stop, finished)
 
-    if sys.platform != "win32":
-        import uvloop
-
-        uvloop.run(role())
-    lock.release()
+    uvloop.run(role())
 
 
 # libpq's settings for a question that somebody waits for, also when the source's machine is gone.

@@ -4,52 +4,55 @@
               ▲                                                          │ outcome
               └── what stays in the store until there is room      follow() ─► Changes ─► one store transaction
 
-One dispatch process works on a store, so claims live in memory: after a crash all that is not settled is pending
-again, and what was accepted but not yet written is sent once more with the same id. Workers that share a store will
-lease pages in `Deliveries.look` and `Deliveries.backlog`; the rest knows nothing of it.
+What is on its way lives in memory: after a crash all that is not settled is pending again, and what was accepted but
+not yet written is sent once more with the same id. On SQLite one process dispatches. On Postgres any number do: each
+has slices of the destinations' documents (hub/dispatch/slices.py) for as long as it renews its lease.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from hub.changes import lsn_text
 from hub.clock import Alarms, Clock, SystemClock
 from hub.connector import Connector
 from hub.delivery import Attempt, Delivery, Message, Outcome, OutcomeKind, State
-from hub.dispatch.health import Health
+from hub.dispatch.health import WELL, DestinationState, Health
 from hub.dispatch.lanes import LANE, WINDOW, Lane, Queue
 from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
+from hub.dispatch.results import Results
+from hub.dispatch.slices import Slice
 from hub.dispatch.workers import Worker
 from hub.errors import OutsideError
 from hub.project import DeliveryPolicy, Project
 from hub.store.database import Store
-from hub.store.deliveries import CHUNK, GAPS, PAGE, Changes, Deliveries, Loaded, Look, Update
+from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Share
+from hub.store.workers import DOORBELL, LEASE, Evicted, Membership
 from hub.subscriptions import Subscription, delivery_id
 from hub.subscriptions.bodies import BodyInputs, render_body
 from hub.subscriptions.templates import TemplateFailure
 
 log = logging.getLogger("hub.dispatch.dispatcher")
 
-GATHER = 0.02  # seconds between two writes at least, so that they share a store transaction with more
-WRITING = 0.15  # of the time at most: a store that is slower, or wanted by capture too, gets fewer and larger ones …
-GATHER_MOST = 0.5  # … but one at least in this many seconds
-UNWRITTEN = 5000  # outcomes in memory that the store has not taken; past them no attempt begins
 RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
 EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 GRACE = 10.0  # seconds that attempts on their way get at the end
+RENEWAL = 1.5  # seconds between two renewals of the lease
+MARGIN = 1.0  # seconds before its end from which nothing is on its way any more
+PROBE_MARGIN = 5 * SECOND  # after a probe's time-out, another worker may try
 
 T = TypeVar("T")
 
@@ -64,6 +67,7 @@ class Route:
         self.worker = worker
         self.queue = Queue()
         self.standing = ""  # paused or disabled: nothing of it begins
+        self.anew = False  # its backlog is to be read from the start
         self.parks = False  # it has parked deliveries, which an accepted one may supersede
 
     @property
@@ -89,7 +93,9 @@ class Dispatcher:
     ) -> None:
         """`connectors`: by destination name, how it is opened; called once the event loop runs."""
         self._store = store
-        self._deliveries = Deliveries(store)
+        destinations = {name: project.destinations[name].limits.concurrency for name in connectors}
+        self._membership = None if store.is_sqlite else Membership(store, destinations)
+        self._deliveries = Deliveries(store, self._membership)
         self._project = project
         self._subscriptions = subscriptions
         self._connectors = connectors
@@ -100,19 +106,20 @@ class Dispatcher:
         self._workers: dict[str, Worker] = {}
         self._by_queue: dict[Queue, Route] = {}
         self._identity = ""
-        self._position = 0  # the highest seq that a look has seen
-        self._gaps: dict[int, None] = {}
+        self._mark: Mark = 0
+        self._share: Share = {}  # that the reader goes by; what comes to it meanwhile is read in its next round
         self._refills: deque[Lane] = deque()
         self._look_again = asyncio.Event()
-        self._unwritten: deque[Changes] = deque([Changes()])
-        self._disabling: dict[int, str] = {}  # by subscription id: the store does not know yet
-        self._writing: set[int] = set()  # seqs whose outcome is not in the store yet
-        self._to_write = asyncio.Event()
+        self._results = Results(self._write_changes, self._stop_all, self._wrote)
         self._quiet = asyncio.Event()  # something ended: whether all is settled may be asked anew
         self._broken: asyncio.Future[None] | None = None
         self._reads = ThreadPoolExecutor(1, "store-read")
         self._writes = ThreadPoolExecutor(1, "store-write")
-        self._expiries: set[asyncio.Task[None]] = set()
+        self._leases = ThreadPoolExecutor(1, "store-lease")  # of its own: a lease waits for no write
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lease_ends: asyncio.TimerHandle | None = None
+        self._shedding: set[Slice] = set()
+        self._stored: asyncio.Future[None] | None = None
         self._looked = False
 
     # The role
@@ -130,8 +137,8 @@ class Dispatcher:
     async def run(self, stop: asyncio.Event | None = None, finish: asyncio.Event | None = None) -> None:
         """Deliver until `stop` is set; once `finish` is set, until all is settled.
 
-        OutsideError when the store is lost. Attempts on their way get GRACE seconds to end, and their outcomes are
-        written.
+        OutsideError when the store is lost; Evicted when other workers took this one for lost. Attempts on their way
+        get GRACE seconds to end, and their outcomes are written.
         """
         self._broken = asyncio.get_running_loop().create_future()
         bell = self._store.listen("dispatch")
@@ -140,11 +147,15 @@ class Dispatcher:
         endings: list[Awaitable[Any]] = [self._broken]
         endings += [stop.wait()] if stop else []
         endings += [self._finished(finish)] if finish else []
-        tasks = [self._reader(), self._writer(), self._alarms.run(), *endings]
+        tasks = [self._reader(), self._results.run(), self._alarms.run(), *endings]
+        tasks += [self._renewals()] if self._membership else []
         try:
             await _first_of(tasks)
         except DBAPIError as error:
             raise OutsideError(f"The store is lost: {error.orig}.", "Check `store:` and its disk.") from error
+        except Evicted:
+            self._abandon()
+            raise
         finally:
             asyncio.get_running_loop().remove_reader(bell.fileno())
             bell.close()
@@ -154,9 +165,13 @@ class Dispatcher:
         self._identity = await self._write(self._store.identity)
         parked = await self._read(self._deliveries.parked_subscriptions)
         states = await self._read(self._deliveries.destinations)
+        if self._membership:
+            await self._lease(self._membership.join)
         for name, open_connector in self._connectors.items():
             limits = self._project.destinations[name].limits
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
+            if self._membership:
+                worker.take_share(frozenset())
             if name in states and states[name].held_since:
                 worker.health = Health.held_before(states[name])
             elif name in states:
@@ -166,20 +181,21 @@ class Dispatcher:
             self._routes[id] = route = Route(id, subscription, self._workers[subscription.config.to])
             self._by_queue[route.queue] = route
             route.parks = id in parked
-            await self._expire(route)
-        self._position = await self._read(self._deliveries.last)
-        if not self._store.is_sqlite:
-            self._note_gaps(range(max(0, self._position - GAPS), self._position))
+            self._start(self._expire(route))
+        self._mark = await self._read(self._deliveries.mark)
         self._look_again.set()
 
     async def _close(self) -> None:
+        if self._lease_ends:
+            self._lease_ends.cancel()
         await asyncio.gather(*(worker.close(GRACE) for worker in self._workers.values()))
-        with contextlib.suppress(DBAPIError, TimeoutError):
+        with contextlib.suppress(DBAPIError, TimeoutError, Evicted):
             async with asyncio.timeout(GRACE):
-                while await self._write_once():
-                    pass
-        self._reads.shutdown()
-        self._writes.shutdown()
+                await self._results.flush()
+                if self._membership:
+                    await self._lease(self._membership.leave)
+        for executor in (self._reads, self._writes, self._leases):
+            executor.shutdown()
 
     def _rung(self, bell: Any) -> None:
         try:
@@ -198,6 +214,122 @@ class Dispatcher:
     async def _write(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writes, call, *arguments)
 
+    async def _lease(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._leases, call, *arguments)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self.broke(error)
+
+    # This worker's share, where several dispatch
+
+    async def _renewals(self) -> None:
+        """Renew the lease, take the slices that are free for us, and give up those that others should have."""
+        assert self._membership is not None
+        bell = self._store.listen(DOORBELL)
+        loop, freed = asyncio.get_running_loop(), asyncio.Event()
+
+        def rung() -> None:
+            bell.clear()
+            freed.set()
+
+        loop.add_reader(bell.fileno(), rung)
+        try:
+            while True:
+                freed.clear()
+                ends = loop.time() + LEASE - MARGIN
+                standing = await self._lease(self._membership.renew)
+                self._live_until(ends)
+                self._take_slices(standing.mine)
+                if surplus := standing.surplus - self._shedding:
+                    self._start(self._shed(surplus))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(freed.wait(), RENEWAL)
+        finally:
+            loop.remove_reader(bell.fileno())
+            bell.close()
+
+    def _live_until(self, moment: float) -> None:
+        """A worker that wakes up later has lost its deliveries to others: it stops before it sends a byte."""
+        if self._lease_ends:
+            self._lease_ends.cancel()
+        self._lease_ends = asyncio.get_running_loop().call_at(moment, self._lease_over)
+
+    def _lease_over(self) -> None:
+        self._abandon()
+        self.broke(Evicted())
+
+    def _abandon(self) -> None:
+        for worker in self._workers.values():
+            worker.abandon()
+
+    def _take_slices(self, mine: Set[Slice]) -> None:
+        for name, worker in self._workers.items():
+            numbers = frozenset(number for destination, number in mine - self._shedding if destination == name)
+            if numbers - worker.slices:
+                self._read_anew(worker)
+            worker.take_share(numbers)
+
+    def _read_anew(self, worker: Worker) -> None:
+        """Others have had some of its deliveries: those before the cursor too may be for us. Ours are known as such."""
+        for route in self._routes.values():
+            route.anew = route.anew or route.worker is worker
+        self._look_again.set()
+
+    async def _shed(self, surplus: Set[Slice]) -> None:
+        """Begin nothing more of these slices; once all of what they had on the way is stored, free them."""
+        assert self._membership is not None
+        self._shedding |= surplus
+        for name, worker in self._workers.items():
+            leaving = {number for destination, number in surplus if destination == name}
+            worker.take_share(worker.slices - leaving)
+            for route in self._routes.values():
+                if route.worker is worker:
+                    route.queue.leave(leaving)
+            await worker.landed(leaving)
+        await self._all_stored()
+        await self._lease(self._membership.release, surplus)
+        self._shedding -= surplus
+
+    async def _all_stored(self) -> None:
+        """Return once what has come in until now is in the store."""
+        wanted = set(self._results.writing)
+        while wanted & self._results.writing:
+            self._stored = self._stored or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._stored)
+
+    async def may_probe(self, worker: Worker) -> bool:
+        """Several workers try a held destination one at a time. When another one does, we hear how it went."""
+        if self._membership is None or self._results.knows_better(worker.name, math.inf):
+            return True
+        now = self._clock.now()
+        until = now + round(worker.limits.timeout * SECOND) + PROBE_MARGIN
+        state = await self._write(self._deliveries.claim_probe, worker.name, now, until)
+        if state is not None:
+            self._hear(worker, state)
+        return state is None
+
+    def _hear(self, worker: Worker, state: DestinationState) -> None:
+        """What another worker found out about a destination."""
+        health = worker.health
+        if state.held_since:
+            told = health.held
+            health.hold(state)
+            if not told:
+                self._tell(worker)
+        elif health.held:
+            self._park_blamed(worker, health.accept(0, self._clock.now()))
+            self._tell(worker)
+        else:
+            worker.pause_until = max(worker.pause_until, state.probe_at)
+
     # Idle
 
     def settled(self) -> bool:
@@ -210,8 +342,8 @@ class Dispatcher:
             self._looked
             and not self._look_again.is_set()
             and not self._refills
-            and not self._writing
-            and not any(self._unwritten)
+            and self._results.empty
+            and not self._tasks
             and all(self._worker_settled(worker) for worker in self._workers.values())
             and all(self._route_settled(route) for route in self._routes.values())
         )
@@ -225,8 +357,11 @@ class Dispatcher:
             return now - worker.health.held_since > HELD_PATIENCE
         return worker.pause_until - now > PATIENCE
 
+    def _standing_still(self, route: Route) -> bool:
+        return bool(route.standing) or self._patience_is_over(route.worker)
+
     def _route_settled(self, route: Route) -> bool:
-        if route.standing or self._patience_is_over(route.worker):
+        if self._standing_still(route):
             return True
         soon = self._clock.now() + PATIENCE
         return not (route.queue.behind and route.queue.room) and all(
@@ -236,10 +371,17 @@ class Dispatcher:
     async def _finished(self, finish: asyncio.Event) -> None:
         await finish.wait()
         self._look_again.set()  # a ring may be on its way
-        while not self.settled():
+        while not (self.settled() and await self._others_settled()):
             self._quiet.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), 0.5)  # patience also ends by the clock alone
+
+    async def _others_settled(self) -> bool:
+        """Nothing waits in slices that are not ours: of a worker that lives, or of one that was lost just now."""
+        if self._membership is None:
+            return True
+        share = {id: ALL ^ mine for id, mine in self._share.items() if not self._standing_still(self._routes[id])}
+        return not await self._read(self._deliveries.any_pending, share)
 
     # Reading: what is pending comes into the queues, as far as there is room
 
@@ -248,16 +390,32 @@ class Dispatcher:
             await self._look_again.wait()
             self._look_again.clear()
             self._looked = False
-            look = await self._read(self._deliveries.look, self._position, list(self._gaps), RELEASED)
+            await self._begin_round()
+            began = time.monotonic()
+            look = await self._read(self._deliveries.look, self._mark, self._share, RELEASED)
+            self._mark = look.mark
+            for name, worker in self._workers.items():
+                if self._membership and not (worker.probing or self._results.knows_better(name, began)):
+                    self._hear(worker, look.destinations.get(name, WELL))
             await self._take(look)
             while self._refills:
                 await self._refill(self._refills.popleft())
             for route in self._routes.values():
                 await self._read_backlog(route)
-            if look.more:
-                self._look_again.set()
             self._looked = True
             self._pump()
+
+    async def _begin_round(self) -> None:
+        """Fix whose deliveries this round reads, and from where."""
+        anew = [route for route in self._routes.values() if route.anew]
+        self._share = {id: sum(1 << number for number in route.worker.slices) for id, route in self._routes.items()}
+        for route in anew:
+            route.anew = False
+            route.queue.cursor, route.queue.behind = 0, True
+        if anew:
+            parked = await self._read(self._deliveries.parked_subscriptions)
+            for route in anew:
+                route.parks = route.parks or route.id in parked
 
     def _pump(self) -> None:
         for worker in self._workers.values():
@@ -266,10 +424,14 @@ class Dispatcher:
 
     async def _take(self, look: Look) -> None:
         for route in self._routes.values():
-            await self._stand_or_go(route, self._disabling.get(route.id) or look.standing.get(route.id, ""))
+            await self._stand_or_go(route, self._results.disabling.get(route.id) or look.standing.get(route.id, ""))
         await self._take_released(look)
         for delivery in look.fresh:
             self._take_fresh(delivery)
+        if not look.whole:  # more has come than one look takes
+            for route in self._routes.values():
+                route.queue.behind = True
+                route.anew = not self._store.is_sqlite
 
     async def _stand_or_go(self, route: Route, standing: str) -> None:
         if standing != route.standing:
@@ -287,7 +449,7 @@ class Dispatcher:
         """Parked deliveries hold their documents' later versions; those that were discarded hold no longer."""
         if not (route.parks or route.queue.standing):
             return
-        parked = await self._read(self._deliveries.parked_lanes, route.id)
+        parked = await self._read(self._deliveries.parked_lanes, route.id, self._share[route.id])
         for key, lane in route.queue.held().items():
             if key not in parked:
                 route.queue.unhold(lane)
@@ -318,44 +480,38 @@ class Dispatcher:
             self._offer(route, route.queue.put_first(delivery, superseded_by_newer=not forced))
 
     def _take_fresh(self, delivery: Delivery) -> None:
-        late = delivery.seq in self._gaps
-        self._gaps.pop(delivery.seq, None)
-        if delivery.seq > self._position:
-            if not self._store.is_sqlite and delivery.seq > self._position + 1:
-                self._note_gaps(range(self._position + 1, delivery.seq))
-            self._position = delivery.seq
         route = self._routes.get(delivery.subscription_id)
         if route is None or route.standing:
             return
         queue = route.queue
-        if late and delivery.seq <= queue.cursor:
+        if delivery.seq <= queue.cursor:  # its transaction ended after that of a later one
             self._add(route, delivery)
-        elif delivery.seq > queue.cursor and not queue.behind:
+        elif not queue.behind:
             if queue.room:
                 queue.cursor = delivery.seq
                 self._add(route, delivery)
             else:
                 queue.behind = True
 
-    def _note_gaps(self, seqs: range) -> None:
-        self._gaps.update(dict.fromkeys(seqs[-GAPS:]))
-        while len(self._gaps) > GAPS:
-            del self._gaps[next(iter(self._gaps))]
-
     def _add(self, route: Route, delivery: Delivery) -> None:
-        if delivery.seq not in self._writing:
+        if delivery.seq not in self._results.writing and delivery.slice in route.worker.slices:
             self._offer(route, route.queue.add(delivery))
 
     def _offer(self, route: Route, lane: Lane | None) -> None:
         """Send the lane's first as soon as it is due."""
         if lane is None:
             return
-        if route.standing:
+        if self._stands(route, lane):
             route.queue.forget(lane)
         elif lane.head.due_at > self._clock.now():
             self._wait_for(route, lane)
         else:
             route.worker.offer(lane)
+
+    @staticmethod
+    def _stands(route: Route, lane: Lane) -> bool:
+        """Nothing more of it goes out from here: its subscription stands still, or another worker has its slice."""
+        return bool(route.standing) or (bool(lane.items) and lane.head.slice not in route.worker.slices)
 
     def _wait_for(self, route: Route, lane: Lane) -> None:
         route.queue.stand(lane)
@@ -372,7 +528,7 @@ class Dispatcher:
     async def _read_backlog(self, route: Route) -> None:
         queue = route.queue
         while queue.behind and not route.standing and queue.room >= PAGE:
-            page = await self._read(self._deliveries.backlog, route.id, queue.cursor)
+            page = await self._read(self._deliveries.backlog, route.id, self._share[route.id], queue.cursor)
             for delivery in page:
                 queue.cursor = delivery.seq
                 self._add(route, delivery)
@@ -384,7 +540,7 @@ class Dispatcher:
         if route.standing or lane.queue.lanes.get(lane.key) is not lane or not lane.queue.needs_refill(lane):
             return
         page = await self._read(self._deliveries.lane, route.id, lane.key, lane.cut, LANE)
-        unsent = [delivery for delivery in page if delivery.seq not in self._writing]
+        unsent = [delivery for delivery in page if delivery.seq not in self._results.writing]
         self._offer(route, lane.queue.refill(lane, unsent, more=len(page) == LANE))
 
     # Bodies
@@ -394,7 +550,7 @@ class Dispatcher:
         prepared = []
         for lane in lanes:
             route = self._by_queue[lane.queue]
-            if route.standing or lane.queue.lanes.get(lane.key) is not lane:
+            if lane.queue.lanes.get(lane.key) is not lane or self._stands(route, lane):
                 continue
             message = self._message(route, lane, loaded.get(lane.head.seq))
             if message:
@@ -460,7 +616,7 @@ class Dispatcher:
         route, delivery, now = self._by_queue[lane.queue], lane.head, self._clock.now()
         lane.flying = False
         following = follow(outcome, delivery.attempts, route.policy, now, self._jitter())
-        self._changes().attempts.append(
+        self._results.attempt(
             Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
         )
         self._STEPS[following.step](self, route, lane, following)
@@ -468,16 +624,12 @@ class Dispatcher:
         if following.pause:
             worker.pause_until = max(worker.pause_until, following.due_at)
             self._remember(worker)
-        self._to_write.set()
 
     def _settle(self, route: Route, lane: Lane, following: Following) -> None:
         delivery = lane.head
-        self._changes().settled.append(delivery.seq)
-        self._writing.add(delivery.seq)
-        if route.parks:
-            self._changes().accepted.append(delivery)
+        self._results.settle(delivery, supersedes=route.parks)
         while len(lane.items) > 1 and lane.items[1].seq in lane.released and lane.items[1].version < delivery.version:
-            self._update(lane.items[1], State.SUPERSEDED, lane.items[1].attempts, 0, "")
+            self._results.update(lane.items[1], State.SUPERSEDED, lane.items[1].attempts, 0, "")
             lane.released.discard(lane.items[1].seq)
             del lane.items[1]
             lane.queue.size -= 0 if lane.standing else 1
@@ -485,9 +637,9 @@ class Dispatcher:
 
     def _wait(self, route: Route, lane: Lane, following: Following) -> None:
         due_at = min(following.due_at, expires_at(lane.head.created_at, route.policy))
-        self._update(lane.head, State.PENDING, following.attempts, due_at, following.reason)
+        self._results.update(lane.head, State.PENDING, following.attempts, due_at, following.reason)
         lane.items[0] = msgspec.structs.replace(lane.head, attempts=following.attempts, due_at=due_at)
-        if route.standing:
+        if self._stands(route, lane):
             route.queue.forget(lane)
         else:
             self._wait_for(route, lane)
@@ -496,15 +648,15 @@ class Dispatcher:
         self._park(route, lane, following.attempts, following.reason)
 
     def _hold(self, route: Route, lane: Lane, following: Following) -> None:
-        if route.standing:
+        if self._stands(route, lane):
             route.queue.forget(lane)
         else:
             route.worker.doubt(lane)
 
     def _disable(self, route: Route, lane: Lane, following: Following) -> None:
         log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
-        self._changes().disabled[route.id] = following.reason
-        route.standing = self._disabling[route.id] = "disabled"
+        self._results.disable(route.id, following.reason)
+        route.standing = "disabled"
         self._stop_route(route)
 
     _STEPS: Mapping[Step, Callable[["Dispatcher", Route, Lane, Following], None]] = {
@@ -521,7 +673,7 @@ class Dispatcher:
             "delivery parked",
             extra={"subscription": route.name, "key": delivery.key, "version": delivery.version, "reason": reason},
         )
-        self._update(delivery, State.PARKED, attempts, 0, reason)
+        self._results.update(delivery, State.PARKED, attempts, 0, reason)
         route.parks = True
         route.worker.health.forget(delivery.seq)
         if route.holds and not route.standing:
@@ -543,11 +695,6 @@ class Dispatcher:
         """There may be room again for what was left in the store."""
         if queue.behind and queue.room >= WINDOW // 2:
             self._look_again.set()
-
-    def _update(self, delivery: Delivery, state: State, attempts: int, due_at: int, reason: str) -> None:
-        self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
-        self._writing.add(delivery.seq)
-        self._to_write.set()
 
     # The destination's health
 
@@ -583,49 +730,20 @@ class Dispatcher:
         state = worker.health.state()
         if not worker.health.held and worker.pause_until > self._clock.now():
             state = msgspec.structs.replace(state, reason="It asked for time.", probe_at=worker.pause_until)
-        self._changes().destinations[worker.name] = state
-        self._to_write.set()
+        self._results.remember(worker.name, state)
 
-    # Writing: outcomes of many attempts share a store transaction
+    # Writing
 
-    def _changes(self) -> Changes:
-        if len(self._unwritten[-1]) >= CHUNK:
-            self._unwritten.append(Changes())
-        return self._unwritten[-1]
+    async def _write_changes(self, changes: Changes) -> None:
+        await self._write(self._deliveries.write, changes)
 
-    async def _writer(self) -> None:
-        while True:
-            await self._to_write.wait()
-            self._to_write.clear()
-            started = time.monotonic()
-            while await self._write_once():
-                pass
-            self._quiet.set()
-            took = time.monotonic() - started
-            await asyncio.sleep(min(GATHER_MOST, max(GATHER, took * (1 / WRITING - 1))))
-
-    async def _write_once(self) -> bool:
-        """Write the oldest changes; again and again while the disk is full. False when there were none."""
-        changes = self._unwritten[0]
-        if not changes:
-            return False
-        self._unwritten.popleft()
-        if not self._unwritten:
-            self._unwritten.append(Changes())
-        while True:
-            try:
-                await self._write(self._deliveries.write, changes)
-                break
-            except OperationalError as error:
-                log.error("store not written", extra={"reason": str(error.orig)})
-                self._stop_all(True)
-                await asyncio.sleep(1.0)
-        self._stop_all(sum(map(len, self._unwritten)) > UNWRITTEN)
+    def _wrote(self, changes: Changes) -> None:
         if changes.disabled:
-            self._disabling = {id: why for id, why in self._disabling.items() if id not in changes.disabled}
             self._look_again.set()
-        self._writing.difference_update(changes.settled, (update.seq for update in changes.updates))
-        return True
+        self._quiet.set()
+        if self._stored:
+            self._stored.set_result(None)
+            self._stored = None
 
     def _stop_all(self, stopping: bool) -> None:
         for worker in self._workers.values():
@@ -643,18 +761,7 @@ class Dispatcher:
             route.parks = True
         oldest = await self._read(self._deliveries.oldest, route.id)
         again = expires_at(oldest if oldest is not None else self._clock.now(), route.policy)
-        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._expire_later(route))
-
-    def _expire_later(self, route: Route) -> None:
-        task = asyncio.get_running_loop().create_task(self._expire(route))
-        self._expiries.add(task)
-        task.add_done_callback(self._expiry_ended)
-
-    def _expiry_ended(self, task: asyncio.Task[None]) -> None:
-        self._expiries.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error:
-            self.broke(error)
+        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._start(self._expire(route)))
 
 
 def _expired(route: Route) -> str:

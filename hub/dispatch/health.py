@@ -66,11 +66,16 @@ class Health:
     def held_before(cls, state: "DestinationState") -> "Health":
         """As the store remembers it: probed at once."""
         health = cls()
-        health.held_since, health.reason = state.held_since, state.reason
+        health.hold(msgspec.structs.replace(state, probe_at=0, failures=0))
         return health
 
+    def hold(self, state: "DestinationState") -> None:
+        """Another worker found it ill, or tried it in vain."""
+        self.held_since, self.reason, self.probe_at = state.held_since, state.reason, state.probe_at
+        self._failures = state.failures
+
     def state(self) -> "DestinationState":
-        return DestinationState(self.held_since, self.reason, self.probe_at)
+        return DestinationState(self.held_since, self.reason, self.probe_at, self._failures)
 
 
 class DestinationState(msgspec.Struct, frozen=True, gc=False):
@@ -79,3 +84,7 @@ class DestinationState(msgspec.Struct, frozen=True, gc=False):
     held_since: int  # microseconds since 1970; 0: well
     reason: str
     probe_at: int  # held: when it is next probed; well: it asked for time until then, 0 if not
+    failures: int = 0  # probes in a row that met the fault
+
+
+WELL = DestinationState(0, "", 0)

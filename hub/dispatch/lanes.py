@@ -6,7 +6,7 @@ left there too, and read once the lane goes on.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from hub.delivery import Delivery
 
@@ -58,14 +58,17 @@ class Queue:
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(self, key)
-        elif lane.items and delivery.seq <= max(lane.items[-1].seq, lane.head.seq):  # read twice
-            return None
-        elif lane.standing or lane.cut or len(lane.items) >= LANE:
-            lane.cut = lane.cut or delivery.seq - 1
+        elif lane.standing or lane.cut or len(lane.items) >= LANE or (lane.items and delivery.seq <= self._last(lane)):
+            if all(item.seq != delivery.seq for item in lane.items):  # else it was read twice
+                lane.cut = min(lane.cut or delivery.seq, delivery.seq - 1)
             return None
         lane.items.append(delivery)
         self.size += 1
         return self._offer(lane)
+
+    @staticmethod
+    def _last(lane: Lane) -> int:
+        return max(lane.items[-1].seq, lane.head.seq)  # a released one is not in the order of seq
 
     def put_first(self, delivery: Delivery, *, superseded_by_newer: bool) -> Lane | None:
         """As `add`, for one that an operator released: before later versions, but not before what is on its way."""
@@ -162,6 +165,15 @@ class Queue:
         if self.lanes.get(lane.key) is lane:
             del self.lanes[lane.key]
             self._count()
+
+    def leave(self, slices: Set[int]) -> None:
+        """Forget the lanes of these slices, but for what is on its way: another worker is to have them."""
+        self.lanes = {
+            key: lane
+            for key, lane in self.lanes.items()
+            if lane.flying or not lane.items or lane.head.slice not in slices
+        }
+        self._count()
 
     def rewind(self) -> None:
         """Forget what is not on its way: the subscription stands still, and reads from the start when it goes on."""

@@ -6,7 +6,7 @@ no other. Lanes come in ready, get their messages in batches just before the att
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from hub.clock import Alarms, Clock
@@ -16,9 +16,11 @@ from hub.dispatch.health import Health
 from hub.dispatch.lanes import Lane, Queue
 from hub.dispatch.outcomes import SECOND
 from hub.dispatch.pace import Pace
+from hub.dispatch.slices import SLICES, concurrency_of
 from hub.project import Limits
 
 SECOND_CHANCE = 5 * SECOND  # a document whose fault held the destination waits so long once it is well
+EVERY = frozenset(range(SLICES))
 MESSAGES = 32  # rendered ahead at most, or one call's batch
 
 
@@ -27,6 +29,10 @@ class Office(Protocol):
 
     async def messages(self, lanes: Sequence[Lane]) -> list[tuple[Lane, Message]]:
         """Rendered bodies of the lanes' first deliveries; a lane that has none to send is left out and dealt with."""
+        ...
+
+    async def may_probe(self, worker: "Worker") -> bool:
+        """Whether the next attempt at a held destination is this process's; if not, its health has been changed."""
         ...
 
     def tried(self, worker: "Worker", lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None: ...
@@ -45,8 +51,11 @@ class Worker:
         self.limits = limits
         self.health = Health()
         self.pause_until = 0  # the receiver asked for time; microseconds since 1970
+        self.probing = False  # the next attempt at a held destination is ours
         self.stopping = False
         self.closed = False
+        self.slices = EVERY  # of the destination's documents: only these are ours
+        self.concurrency = limits.concurrency
         self._office = office
         self._clock = clock
         self._alarms = alarms
@@ -55,9 +64,30 @@ class Worker:
         self._messages: deque[tuple[Lane, Message]] = deque()
         self._doubtful: deque[tuple[int, Lane]] = deque()  # with the time from which it may be tried again
         self._loading: set[asyncio.Task[None]] = set()
-        self._flights: set[asyncio.Task[None]] = set()
+        self._flights: dict[asyncio.Task[None], list[Lane]] = {}
         self._second: Lane | None = None  # the doubtful lane that is being tried
         self._alarm_at = 0
+
+    def take_share(self, slices: frozenset[int]) -> None:
+        """These are ours from now on, and with them so much of the limits."""
+        if slices == self.slices:
+            return
+        self.slices = slices
+        self.concurrency = concurrency_of(slices, self.limits.concurrency)
+        self._pace.take_part(len(slices) / SLICES, self._clock.now())
+        self._drop(lambda lane: bool(lane.items) and lane.head.slice not in slices)
+
+    async def landed(self, slices: Set[int]) -> None:
+        """Return once nothing of these slices is on its way."""
+        leaving = [task for task, lanes in self._flights.items() if any(lane.head.slice in slices for lane in lanes)]
+        if leaving:
+            await asyncio.wait(leaving)
+
+    def abandon(self) -> None:
+        """Whatever is on its way: no byte more of it."""
+        self.stopping = self.closed = True
+        for task in (*self._flights, *self._loading):
+            task.cancel()
 
     # What comes in
 
@@ -78,10 +108,13 @@ class Worker:
 
     def drop(self, queue: Queue) -> None:
         """Forget the lanes of a subscription that stands still; those on their way end."""
-        self._ready = deque(lane for lane in self._ready if lane.queue is not queue)
-        self._messages = deque(pair for pair in self._messages if pair[0].queue is not queue)
-        self._doubtful = deque(pair for pair in self._doubtful if pair[1].queue is not queue)
-        if self._second is not None and self._second.queue is queue:
+        self._drop(lambda lane: lane.queue is queue)
+
+    def _drop(self, goes: Callable[[Lane], bool]) -> None:
+        self._ready = deque(lane for lane in self._ready if not goes(lane))
+        self._messages = deque(pair for pair in self._messages if not goes(pair[0]))
+        self._doubtful = deque(pair for pair in self._doubtful if not goes(pair[1]))
+        if self._second is not None and goes(self._second):
             self._second = None
 
     @property
@@ -98,7 +131,7 @@ class Worker:
         """Start whatever may start now; otherwise an alarm is set, or someone calls when something ends."""
         if self.health.held:
             self._unload()
-        while not self.stopping and len(self._flights) < self.limits.concurrency:
+        while not self.stopping and len(self._flights) < self.concurrency:
             wait = self._wait()
             if wait:
                 self._pump_in(wait)
@@ -133,11 +166,11 @@ class Worker:
         for lane, _ in group:
             lane.flying = True
         task = asyncio.get_running_loop().create_task(self._flight(group, self.health.held))
-        self._flights.add(task)
+        self._flights[task] = [lane for lane, _ in group]
         task.add_done_callback(self._landed)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
-        self._flights.discard(task)
+        del self._flights[task]
         self._ended(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -153,6 +186,7 @@ class Worker:
         for (lane, _), outcome in zip(group, outcomes, strict=True):
             self._second = None if self._second is lane else self._second
             self._office.tried(self, lane, outcome, started_at, probe)
+        self.probing = self.probing and not probe
 
     async def _outcomes(self, messages: list[Message]) -> Sequence[Outcome]:
         """The delivery boundary: whatever a connector does, there is an outcome for each message."""
@@ -218,7 +252,13 @@ class Worker:
         return [self._second]
 
     async def _prepare(self, lanes: list[Lane]) -> None:
+        if self.health.held:
+            self.probing = await self._office.may_probe(self)
+            if not self.probing:
+                self._ready.extendleft(lanes)
+                return
         messages = await self._office.messages(lanes)
+        self.probing = self.probing and bool(messages)
         self._messages.extend(messages)
         if self._second in lanes and all(lane is not self._second for lane, _ in messages):
             self._second = None

@@ -1,24 +1,28 @@
 """Statements of dispatch and of operators on deliveries, attempts and the states of subscriptions and destinations.
 
-Dispatch reads pending deliveries in the order of `seq` from a position on: no index is needed for that, and none is
-paid for at each insert. Settled ones leave the table.
+Settled deliveries leave the table. On SQLite, dispatch reads pending ones in the order of `seq` from a position on: no
+index is needed for that, and none is paid for at each insert. On Postgres, transactions that write deliveries end in
+any order, and several workers read: each looks for what has become visible since its last look, in its own slices.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from hub.delivery import Attempt, Delivery, State
-from hub.dispatch.health import DestinationState
+from hub.dispatch.health import WELL, DestinationState
+from hub.dispatch.slices import SLICES
 from hub.documents import Cause, Event
 from hub.store import tables
 from hub.store.database import Store
 from hub.store.images import statements
+from hub.store.workers import Membership
 
 PAGE = 500  # deliveries read at once
-GAPS = 1000  # seqs that were not there yet when later ones were: on Postgres their commit may come after
 CHUNK = 1000  # deliveries that one store transaction settles, well below 50 ms
 ATTEMPTS = 50  # rows of one INSERT
 
@@ -39,6 +43,9 @@ _COLUMNS = (
     delivery.c.created_at,
     delivery.c.replay_id,
 )
+
+Share = Mapping[int, int]  # what is read: by subscription id, the destination's slices as bits
+Mark = int | str  # up to where deliveries have been looked at: a seq, or a snapshot of the server's
 
 _ATTEMPT = (
     "subscription_id", "entity_id", "key", "version", "turn", "event", "number", "started_at", "duration", "outcome",
@@ -72,8 +79,10 @@ class Look(msgspec.Struct, frozen=True):
 
     standing: dict[int, str]  # by subscription id: paused or disabled
     released: list[Released]
-    fresh: list[Delivery]  # in order, past the position
-    more: bool  # there are others past them
+    fresh: list[Delivery]  # in order: those that have come since the mark
+    mark: Mark  # the next look's
+    whole: bool  # they are all; else the rest is found by going through the backlog
+    destinations: dict[str, DestinationState]  # where other workers change them too
 
 
 class Update(msgspec.Struct, frozen=True, gc=False):
@@ -105,8 +114,10 @@ class Changes:
 
 
 class Deliveries:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, membership: Membership | None = None) -> None:
+        """`membership`: on whose behalf, where several workers share the store; what a lost one writes is refused."""
         self.store = store
+        self._membership = membership
         mark = "?" if store.is_sqlite else "%s"
         # One statement for many rows: the driver lets go of Python's lock at each, and would get it back late.
         among = "(SELECT value FROM json_each(?))" if store.is_sqlite else "(SELECT unnest(%s::bigint[]))"
@@ -120,37 +131,50 @@ class Deliveries:
             f" AND entity_id = {mark} AND key = {mark} AND version < {mark} AND subscription_id = {mark}"
         )
         self._attempt_row = f"({', '.join([mark] * len(_ATTEMPT))})"
+        number = sa.literal_column("0") if store.is_sqlite else _SLICE
+        self._rows = sa.select(*_COLUMNS, number.label("slice"), delivery.c.reason)
+        if not store.is_sqlite:
+            self._rows = self._rows.join(_SHARE, sa.and_(_SHARE.c.subscription_id == delivery.c.subscription_id, _HELD))
+        self._pending = self._rows.where(_PENDING)
+
+    @staticmethod
+    def _of(share: Share) -> dict[str, Any]:
+        return {"subscriptions": list(share), "masks": list(share.values())}
 
     # What dispatch reads
 
-    def last(self) -> int:
-        """The highest seq so far, settled or not; 0 when there is none."""
+    def mark(self) -> Mark:
+        """Where a look begins that is to find nothing that is there already."""
         with self.store.read() as connection:
-            return int(connection.execute(sa.select(sa.func.max(delivery.c.seq))).scalar() or 0)
+            return self._mark(connection)
 
-    def look(self, position: int, gaps: Sequence[int], room: int) -> Look:
-        """One consistent view: who stands, at most `room` released ones, and a page past `position`."""
+    def _mark(self, connection: sa.Connection) -> Mark:
+        if not self.store.is_sqlite:
+            return str(connection.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar())
+        return int(connection.execute(sa.select(sa.func.max(delivery.c.seq))).scalar() or 0)
+
+    def look(self, mark: Mark, share: Share, room: int) -> Look:
+        """One consistent view: who stands, at most `room` released ones, and a page of those since the mark."""
         with self.store.read() as connection:
-            fresh = self._page(connection, _fresh_query, {"position": position})
-            more = len(fresh) == PAGE
-            if gaps:
-                query = _pending().where(delivery.c.seq.in_(gaps)).order_by(delivery.c.seq)
-                fresh = [*_deliveries(connection.execute(query)), *fresh]
+            since = delivery.c.seq > mark if self.store.is_sqlite else _since(str(mark))
+            query = self._pending.where(since).order_by(delivery.c.seq).limit(PAGE)
+            fresh = _deliveries(connection.execute(query, self._of(share)))
+            whole = len(fresh) < PAGE
+            last = fresh[-1].seq if self.store.is_sqlite and fresh and not whole else self._mark(connection)
             return Look(
                 standing={id: state for id, state in connection.execute(_standing_query)},  # noqa: C416
-                released=self._released(connection, room),
+                released=self._released(connection, share, room),
                 fresh=fresh,
-                more=more,
+                mark=last,
+                whole=whole,
+                destinations={} if self.store.is_sqlite else self._destinations(connection),
             )
 
-    def _page(self, connection: sa.Connection, query: Any, parameters: dict[str, Any]) -> list[Delivery]:
-        return _deliveries(connection.execute(query, parameters))
-
-    def _released(self, connection: sa.Connection, room: int) -> list[Released]:
-        query = sa.select(*_COLUMNS, delivery.c.reason).where(_RELEASED).order_by(delivery.c.seq).limit(room)
+    def _released(self, connection: sa.Connection, share: Share, room: int) -> list[Released]:
+        query = self._rows.where(_RELEASED).order_by(delivery.c.seq).limit(room)
         return [
             Released(one := Delivery(*row[:-1]), row[-1] == FORCED, self._outdated(connection, one))
-            for row in connection.execute(query)
+            for row in connection.execute(query, self._of(share))
         ]
 
     @staticmethod
@@ -168,21 +192,28 @@ class Deliveries:
         )
         return connection.execute(newer).first() is not None
 
-    def backlog(self, subscription_id: int, position: int) -> list[Delivery]:
+    def backlog(self, subscription_id: int, mask: int, position: int) -> list[Delivery]:
         """A page of one subscription's pending deliveries past `position`; a short one is the last."""
+        query = self._pending.where(delivery.c.seq > position, delivery.c.subscription_id == subscription_id)
         with self.store.read() as connection:
-            return self._page(connection, _backlog_query, {"position": position, "subscription_id": subscription_id})
+            rows = connection.execute(query.order_by(delivery.c.seq).limit(PAGE), self._of({subscription_id: mask}))
+            return _deliveries(rows)
+
+    def any_pending(self, share: Share) -> bool:
+        with self.store.read() as connection:
+            return connection.execute(self._pending.limit(1), self._of(share)).first() is not None
 
     def lane(self, subscription_id: int, key: tuple[int, str], position: int, limit: int) -> list[Delivery]:
         """The pending deliveries of one document to one subscription past `position`, in order."""
-        query = _pending().where(
+        query = self._pending.where(
             delivery.c.entity_id == key[0],
             delivery.c.key == key[1],
             delivery.c.subscription_id == subscription_id,
             delivery.c.seq > position,
         )
         with self.store.read() as connection:
-            return _deliveries(connection.execute(query.order_by(delivery.c.seq).limit(limit)))
+            rows = connection.execute(query.order_by(delivery.c.seq).limit(limit), self._of({subscription_id: ALL}))
+            return _deliveries(rows)
 
     def load(self, seqs: Sequence[int]) -> dict[int, Loaded]:
         """By seq, what to render; one that is no longer pending (discarded, expired) is absent."""
@@ -194,15 +225,12 @@ class Deliveries:
             query = sa.select(delivery.c.subscription_id).where(_PARKED).distinct()
             return set(connection.execute(query).scalars())
 
-    def parked_lanes(self, subscription_id: int) -> dict[tuple[int, str], int]:
+    def parked_lanes(self, subscription_id: int, mask: int) -> dict[tuple[int, str], int]:
         """The documents that have a parked delivery to the subscription, with the first one's seq."""
-        query = (
-            sa.select(delivery.c.entity_id, delivery.c.key, sa.func.min(delivery.c.seq))
-            .where(_PARKED, delivery.c.subscription_id == subscription_id)
-            .group_by(delivery.c.entity_id, delivery.c.key)
-        )
+        query = self._rows.where(_PARKED, delivery.c.subscription_id == subscription_id).order_by(delivery.c.seq.desc())
         with self.store.read() as connection:
-            return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+            rows = _deliveries(connection.execute(query, self._of({subscription_id: mask})))
+            return {(one.entity_id, one.key): one.seq for one in rows}
 
     def oldest(self, subscription_id: int) -> int | None:
         """When the oldest pending delivery of a subscription was made, microseconds since 1970."""
@@ -224,16 +252,28 @@ class Deliveries:
             return list(connection.execute(query).scalars())
 
     def destinations(self) -> dict[str, DestinationState]:
-        table = tables.destination_state
-        query = sa.select(table.c.destination, table.c.held_since, table.c.reason, table.c.probe_at)
         with self.store.read() as connection:
-            return {row[0]: DestinationState(*row[1:]) for row in connection.execute(query)}
+            return self._destinations(connection)
+
+    @staticmethod
+    def _destinations(connection: sa.Connection) -> dict[str, DestinationState]:
+        table = tables.destination_state
+        query = sa.select(table.c.destination, table.c.held_since, table.c.reason, table.c.probe_at, table.c.failures)
+        return {row[0]: DestinationState(*row[1:]) for row in connection.execute(query)}
 
     # What dispatch writes
 
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """Evicted when other workers have this one's deliveries by now."""
+        with self.store.write() as connection:
+            if self._membership:
+                self._membership.require(connection)
+            yield connection
+
     def write(self, changes: Changes) -> None:
         """All of it in one store transaction: an attempt goes with what came of it."""
-        with self.store.write() as connection:
+        with self._writing() as connection:
             self._write_attempts(connection, changes.attempts)
             if changes.settled:
                 connection.exec_driver_sql(self._delete, (statements(connection).keys(changes.settled),))
@@ -279,21 +319,35 @@ class Deliveries:
             set_subscription_state(self.store, connection, subscription_id, "disabled", reason)
         for name, state in changes.destinations.items():
             values = {"held_since": state.held_since, "reason": state.reason, "probe_at": state.probe_at}
+            values["failures"] = state.failures
             upsert(self.store, connection, tables.destination_state, {"destination": name}, values)
+        if self._membership and (changes.disabled or changes.destinations):
+            self.store.ring("dispatch", connection)
 
     def expire(self, seqs: Sequence[int], reason: str) -> None:
         """Park those that are still pending."""
         update = delivery.update().where(delivery.c.seq.in_(seqs), _PENDING)
-        with self.store.write() as connection:
+        with self._writing() as connection:
             connection.execute(update.values(state=int(State.PARKED), reason=reason))
 
     def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:
         """Dispatch has them in memory now, and a crash leaves them pending; outdated ones are superseded."""
-        with self.store.write() as connection:
+        with self._writing() as connection:
             for chosen, state in ((seqs, State.PENDING), (outdated, State.SUPERSEDED)):
                 if chosen:
                     update = delivery.update().where(delivery.c.seq.in_(chosen))
                     connection.execute(update.values(state=int(state), reason=None))
+
+    def claim_probe(self, destination: str, now: int, until: int) -> DestinationState | None:
+        """Have the next attempt at a held destination until a moment, where several workers might try it.
+
+        None when it is this worker's; else how the destination stands.
+        """
+        table = tables.destination_state
+        held = (table.c.destination == destination, table.c.held_since > 0)
+        with self._writing() as connection:
+            claimed = connection.execute(table.update().where(*held, table.c.probe_at <= now).values(probe_at=until))
+            return None if claimed.rowcount else self._destinations(connection).get(destination, WELL)
 
 
 FORCED = "forced"  # the reason of a released one that is sent although the receiver has a newer version
@@ -304,17 +358,29 @@ _PARKED = sa.and_(_NOT_PENDING, delivery.c.state == sa.literal_column(str(int(St
 _RELEASED = sa.and_(_NOT_PENDING, delivery.c.state == sa.literal_column(str(int(State.RELEASED))))
 
 
-def _pending() -> sa.Select[Any]:
-    return sa.select(*_COLUMNS).where(_PENDING)
-
-
-_fresh_query = _pending().where(delivery.c.seq > sa.bindparam("position")).order_by(delivery.c.seq).limit(PAGE)
-_backlog_query = (
-    _pending()
-    .where(delivery.c.seq > sa.bindparam("position"), delivery.c.subscription_id == sa.bindparam("subscription_id"))
-    .order_by(delivery.c.seq)
-    .limit(PAGE)
+ALL = (1 << SLICES) - 1  # every slice
+_SHARE = (
+    sa.func.unnest(
+        sa.cast(sa.bindparam("subscriptions"), ARRAY(sa.Integer)), sa.cast(sa.bindparam("masks"), ARRAY(sa.BigInteger))
+    )
+    .table_valued("subscription_id", "mask")
+    .render_derived(name="share")
 )
+_OF_SLICE = f"(hashtextextended(delivery.key, delivery.entity_id) & {SLICES - 1})::integer"
+_SLICE: sa.ColumnClause[int] = sa.literal_column(_OF_SLICE)
+_HELD = sa.text(f"(share.mask >> {_OF_SLICE}) & 1 = 1")
+
+
+def _since(snapshot: str) -> sa.ColumnElement[bool]:
+    """Those whose transaction a snapshot of the server's did not see yet."""
+    bound = sa.bindparam("snapshot", snapshot, sa.Text)
+    seen = sa.text(
+        "delivery.born >= pg_snapshot_xmin(CAST(:snapshot AS pg_snapshot))"
+        " AND NOT pg_visible_in_snapshot(delivery.born, CAST(:snapshot AS pg_snapshot))"
+    )
+    return seen.bindparams(bound)  # type: ignore[return-value]
+
+
 _standing_query = sa.select(tables.subscription_state.c.subscription_id, tables.subscription_state.c.state).where(
     tables.subscription_state.c.state != "active"
 )
@@ -352,7 +418,7 @@ _load_query = (
 
 
 def _deliveries(rows: Iterable[Any]) -> list[Delivery]:
-    return [Delivery(*row) for row in rows]
+    return [Delivery(*row[:-1]) for row in rows]
 
 
 def _loaded(row: Any) -> Loaded:

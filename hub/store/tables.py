@@ -4,11 +4,25 @@ Names that repeat in every row (tables, entities, subscriptions) are interned in
 Times are microseconds since 1970, UTC. Who writes what:
 
     capture    stream, row_image, row_reference, spool, document, fan_out, fan_out_item, delivery (insert)
-    dispatch   delivery (update, delete), attempt, destination_state
+    dispatch   delivery (update, delete), attempt, destination_state, dispatch_worker, dispatch_slice
     command    subscription_state, replay, delivery (insert by replay and backfill), document (erase)
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, Table, Text, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    event,
+    text,
+)
 from sqlalchemy.dialects import sqlite
 
 from hub.documents import Cause, Event
@@ -172,6 +186,14 @@ delivery = Table(
     sqlite_autoincrement=True,
 )
 
+# On Postgres: the transaction that it came with, which the server fills in. No look misses one whose commit came late.
+BORN = (
+    "ALTER TABLE delivery ADD COLUMN born xid8 NOT NULL DEFAULT pg_current_xact_id()",
+    "CREATE INDEX delivery_born ON delivery (born)",
+)
+for statement in BORN:
+    event.listen(delivery, "after_create", DDL(statement).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]
+
 attempt = Table(
     "attempt",
     metadata,
@@ -209,6 +231,27 @@ destination_state = Table(
     Column("held_since", BigInteger, nullable=False),  # 0: well
     Column("reason", Text, nullable=False),
     Column("probe_at", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False, server_default="0"),  # probes in a row that met the fault
+)
+
+# On Postgres, where several dispatch workers share the deliveries.
+dispatch_worker = Table(
+    "dispatch_worker",
+    metadata,
+    Column("id", Integer, primary_key=True),  # never given again: what a lost worker still writes is known by it
+    Column("name", Text, nullable=False),  # "pid 17 on machine"
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),  # lost once the server's clock is past it
+    Column("destinations", Text, nullable=False),  # JSON: by name, how many attempts at once it takes
+    sqlite_autoincrement=True,
+)
+
+dispatch_slice = Table(
+    "dispatch_slice",
+    metadata,
+    Column("destination", Text, primary_key=True),
+    Column("slice", SmallInteger, primary_key=True, autoincrement=False),
+    Column("worker_id", Integer, ForeignKey("dispatch_worker.id", ondelete="SET NULL"), nullable=True),
 )
 
 replay = Table(

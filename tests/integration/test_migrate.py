@@ -29,8 +29,9 @@ def _sqlite_schema(store: Store) -> dict[str, str]:
 
 def test_migrations_make_what_the_tables_module_says(store: Store) -> None:
     """Metadata and migrations agree, column by column and index by index, on both dialects."""
+    options = {"compare_type": True, "include_name": lambda name, *_: name not in ("born", "delivery_born")}  # by DDL
     with store.read() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
+        differences = compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
     assert differences == []
 
