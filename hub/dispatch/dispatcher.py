@@ -432,6 +432,7 @@ class Dispatcher:
             for route in self._routes.values():
                 route.queue.behind = True
                 route.anew = not self._store.is_sqlite
+            self._look_again.set()
 
     async def _stand_or_go(self, route: Route, standing: str) -> None:
         if standing != route.standing:
@@ -449,9 +450,11 @@ class Dispatcher:
         """Parked deliveries hold their documents' later versions; those that were discarded hold no longer."""
         if not (route.parks or route.queue.standing):
             return
+        parking = set(self._results.writing)  # the store may not say so yet
         parked = await self._read(self._deliveries.parked_lanes, route.id, self._share[route.id])
+        parking |= self._results.writing
         for key, lane in route.queue.held().items():
-            if key not in parked:
+            if key not in parked and lane.parked not in parking:
                 route.queue.unhold(lane)
                 self._refills.append(lane)
         for key, seq in parked.items():
@@ -468,7 +471,7 @@ class Dispatcher:
             route = self._routes[one.delivery.subscription_id]
             if not route.standing:
                 self._send_now(route, one.delivery, one.forced)
-        if len(look.released) == RELEASED:
+        if outdated or len(look.released) == RELEASED:  # one that is superseded holds its document no longer
             self._look_again.set()
 
     def _send_now(self, route: Route, delivery: Delivery, forced: bool) -> None:

@@ -20,7 +20,7 @@ LaneKey = tuple[int, str]  # entity_id, key
 class Lane:
     """One document's deliveries to one subscription."""
 
-    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "queue", "released", "standing")
+    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "parked", "queue", "released", "standing")
 
     def __init__(self, queue: "Queue", key: LaneKey) -> None:
         self.queue = queue
@@ -30,6 +30,7 @@ class Lane:
         self.flying = False  # its first is with the connector
         self.due = 0  # its first waits for this moment, microseconds since 1970; 0: it does not wait
         self.standing = False  # its first waits for a time, or a parked one holds it: what follows is not in memory
+        self.parked = 0  # the seq of the parked one that holds it
         self.cut = 0  # 0: all is in memory; else what has a higher seq is in the store alone
         self.released: set[int] = set()  # by seq: an operator wants it sent, unless a newer one is accepted first
 
@@ -111,6 +112,7 @@ class Queue:
         """Its first was parked and holds the later ones, until an operator retries or discards it."""
         self.stand(lane)
         first = lane.items.popleft()
+        lane.parked = first.seq
         lane.cut = lane.cut or first.seq
         lane.busy = lane.flying = False
 
@@ -118,7 +120,7 @@ class Queue:
         """As `hold`, for one that was parked earlier."""
         if key not in self.lanes:
             lane = self.lanes[key] = Lane(self, key)
-            lane.standing, lane.cut = True, seq
+            lane.standing, lane.cut, lane.parked = True, seq, seq
             self.standing += 1
 
     def held(self) -> dict[LaneKey, Lane]:

@@ -226,8 +226,12 @@ class Deliveries:
             return set(connection.execute(query).scalars())
 
     def parked_lanes(self, subscription_id: int, mask: int) -> dict[tuple[int, str], int]:
-        """The documents that have a parked delivery to the subscription, with the first one's seq."""
-        query = self._rows.where(_PARKED, delivery.c.subscription_id == subscription_id).order_by(delivery.c.seq.desc())
+        """The documents that have a parked delivery to the subscription, with the first one's seq.
+
+        Those that an operator has just released too: a look shows them, in their turn.
+        """
+        holds = (sa.or_(_PARKED, _RELEASED), delivery.c.subscription_id == subscription_id)
+        query = self._rows.where(*holds).order_by(delivery.c.seq.desc())
         with self.store.read() as connection:
             rows = _deliveries(connection.execute(query, self._of({subscription_id: mask})))
             return {(one.entity_id, one.key): one.seq for one in rows}

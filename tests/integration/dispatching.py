@@ -1,8 +1,11 @@
 """What the dispatch tests share: a store with documents and deliveries in it, and the role run on it."""
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from hub.documents import Field, Shape
 from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store, now
+from hub.store.workers import Evicted
 from hub.subscriptions import Subscription
 
 SHAPE = Shape({"n": Field(Kind.INTEGER)})
@@ -139,11 +143,19 @@ class Bench:
 
 
 def main() -> None:
-    """A dispatch process for the tests that kill it: STORE URL, until it is ended."""
+    """A dispatch worker for the tests that kill it: STORE URL CONCURRENCY, until it is ended."""
     logging.basicConfig(level=logging.ERROR)
     bench = Bench(Store(sys.argv[1], durable=False))
-    bench.subscribe("crm", {"url": sys.argv[2]}, retry=(0.05,) * 50)
-    asyncio.run(bench.dispatcher().run())
+    bench.subscribe("crm", {"url": sys.argv[2]}, limits=Limits(concurrency=int(sys.argv[3])), retry=(0.05,) * 50)
+    while True:
+        with contextlib.suppress(Evicted):
+            asyncio.run(bench.dispatcher().run())
+
+
+def start_worker(store: Store, url: str, concurrency: int = 8) -> subprocess.Popen[bytes]:
+    address = store.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "tests.integration.dispatching", address, url, str(concurrency)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
 
 
 if __name__ == "__main__":

@@ -4,11 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,7 +20,7 @@ from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.deliveries import Deliveries, set_subscription_state
-from tests.integration.dispatching import Bench
+from tests.integration.dispatching import Bench, start_worker
 from tests.receiver import Received, Receiver
 
 pytestmark = pytest.mark.integration
@@ -433,12 +430,12 @@ def test_killed_dispatch_leaves_no_gap(tmp_path: Path) -> None:
         for round in range(10):
             for _ in range(10):
                 bench.commit(*map(str, range(15)))
-            process = dispatch_process(bench, receiver)
+            process = start_worker(bench.store, receiver.url)
             receiver.wait_for(1 + round * 40 + len(receiver.log()) % 7)
             open_work += bool(bench.rows())
             process.send_signal(signal.SIGKILL)
             process.wait()
-        process = dispatch_process(bench, receiver)
+        process = start_worker(bench.store, receiver.url)
         end = time.monotonic() + 60
         while bench.rows():
             assert time.monotonic() < end
@@ -459,11 +456,6 @@ def test_killed_dispatch_leaves_no_gap(tmp_path: Path) -> None:
     assert firsts == {str(key): list(range(1, 101)) for key in range(15)}
     assert all(len(same) == 1 for same in ids.values())
     assert len(log) > len(ids)
-
-
-def dispatch_process(bench: Bench, receiver: Receiver) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.integration.dispatching", str(bench.store.url), receiver.url]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
 
 
 def test_batches_of_the_store_are_bounded(bench: Bench, tmp_path: Path) -> None:
