@@ -17,7 +17,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from hub.connector import Connector
 from hub.delivery import Attempt, Delivery, Message, Outcome, OutcomeKind, State
 from hub.dispatch.health import WELL, DestinationState, Health
 from hub.dispatch.lanes import LANE, WINDOW, Lane, Queue
+from hub.dispatch.lease import Lease
 from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
@@ -38,7 +39,7 @@ from hub.errors import OutsideError
 from hub.project import DeliveryPolicy, Project
 from hub.store.database import Store
 from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Share
-from hub.store.workers import DOORBELL, LEASE, Evicted, Membership
+from hub.store.workers import Evicted, Membership
 from hub.subscriptions import Subscription, delivery_id
 from hub.subscriptions.bodies import BodyInputs, render_body
 from hub.subscriptions.templates import TemplateFailure
@@ -50,8 +51,6 @@ PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--un
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
 EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 GRACE = 10.0  # seconds that attempts on their way get at the end
-RENEWAL = 1.5  # seconds between two renewals of the lease
-MARGIN = 1.0  # seconds before its end from which nothing is on its way any more
 PROBE_MARGIN = 5 * SECOND  # after a probe's time-out, another worker may try
 
 T = TypeVar("T")
@@ -94,8 +93,9 @@ class Dispatcher:
         """`connectors`: by destination name, how it is opened; called once the event loop runs."""
         self._store = store
         destinations = {name: project.destinations[name].limits.concurrency for name in connectors}
-        self._membership = None if store.is_sqlite else Membership(store, destinations)
-        self._deliveries = Deliveries(store, self._membership)
+        membership = None if store.is_sqlite else Membership(store, destinations)
+        self._lease = Lease(store, membership, self) if membership else None
+        self._deliveries = Deliveries(store, membership)
         self._project = project
         self._subscriptions = subscriptions
         self._connectors = connectors
@@ -115,10 +115,7 @@ class Dispatcher:
         self._broken: asyncio.Future[None] | None = None
         self._reads = ThreadPoolExecutor(1, "store-read")
         self._writes = ThreadPoolExecutor(1, "store-write")
-        self._leases = ThreadPoolExecutor(1, "store-lease")  # of its own: a lease waits for no write
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._lease_ends: asyncio.TimerHandle | None = None
-        self._shedding: set[Slice] = set()
+        self._expiries: set[asyncio.Task[None]] = set()
         self._stored: asyncio.Future[None] | None = None
         self._looked = False
 
@@ -148,7 +145,7 @@ class Dispatcher:
         endings += [stop.wait()] if stop else []
         endings += [self._finished(finish)] if finish else []
         tasks = [self._reader(), self._results.run(), self._alarms.run(), *endings]
-        tasks += [self._renewals()] if self._membership else []
+        tasks += [self._lease.run()] if self._lease else []
         try:
             await _first_of(tasks)
         except DBAPIError as error:
@@ -165,12 +162,10 @@ class Dispatcher:
         self._identity = await self._write(self._store.identity)
         parked = await self._read(self._deliveries.parked_subscriptions)
         states = await self._read(self._deliveries.destinations)
-        if self._membership:
-            await self._lease(self._membership.join)
         for name, open_connector in self._connectors.items():
             limits = self._project.destinations[name].limits
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
-            if self._membership:
+            if self._lease:
                 worker.take_share(frozenset())
             if name in states and states[name].held_since:
                 worker.health = Health.held_before(states[name])
@@ -181,21 +176,21 @@ class Dispatcher:
             self._routes[id] = route = Route(id, subscription, self._workers[subscription.config.to])
             self._by_queue[route.queue] = route
             route.parks = id in parked
-            self._start(self._expire(route))
+            self._expire_soon(route)
         self._mark = await self._read(self._deliveries.mark)
         self._look_again.set()
 
     async def _close(self) -> None:
-        if self._lease_ends:
-            self._lease_ends.cancel()
+        for task in self._expiries:
+            task.cancel()
         await asyncio.gather(*(worker.close(GRACE) for worker in self._workers.values()))
         with contextlib.suppress(DBAPIError, TimeoutError, Evicted):
             async with asyncio.timeout(GRACE):
                 await self._results.flush()
-                if self._membership:
-                    await self._lease(self._membership.leave)
-        for executor in (self._reads, self._writes, self._leases):
-            executor.shutdown()
+                if self._lease:
+                    await self._lease.close()
+        self._reads.shutdown()
+        self._writes.shutdown()
 
     def _rung(self, bell: Any) -> None:
         try:
@@ -214,55 +209,9 @@ class Dispatcher:
     async def _write(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._writes, call, *arguments)
 
-    async def _lease(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._leases, call, *arguments)
-
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error:
-            self.broke(error)
-
     # This worker's share, where several dispatch
 
-    async def _renewals(self) -> None:
-        """Renew the lease, take the slices that are free for us, and give up those that others should have."""
-        assert self._membership is not None
-        bell = self._store.listen(DOORBELL)
-        loop, freed = asyncio.get_running_loop(), asyncio.Event()
-
-        def rung() -> None:
-            bell.clear()
-            freed.set()
-
-        loop.add_reader(bell.fileno(), rung)
-        try:
-            while True:
-                freed.clear()
-                ends = loop.time() + LEASE - MARGIN
-                standing = await self._lease(self._membership.renew)
-                self._live_until(ends)
-                self._take_slices(standing.mine)
-                if surplus := standing.surplus - self._shedding:
-                    self._start(self._shed(surplus))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(freed.wait(), RENEWAL)
-        finally:
-            loop.remove_reader(bell.fileno())
-            bell.close()
-
-    def _live_until(self, moment: float) -> None:
-        """A worker that wakes up later has lost its deliveries to others: it stops before it sends a byte."""
-        if self._lease_ends:
-            self._lease_ends.cancel()
-        self._lease_ends = asyncio.get_running_loop().call_at(moment, self._lease_over)
-
-    def _lease_over(self) -> None:
+    def lose(self) -> None:
         self._abandon()
         self.broke(Evicted())
 
@@ -270,9 +219,9 @@ class Dispatcher:
         for worker in self._workers.values():
             worker.abandon()
 
-    def _take_slices(self, mine: Set[Slice]) -> None:
+    def hold(self, slices: Set[Slice]) -> None:
         for name, worker in self._workers.items():
-            numbers = frozenset(number for destination, number in mine - self._shedding if destination == name)
+            numbers = frozenset(number for destination, number in slices if destination == name)
             if numbers - worker.slices:
                 self._read_anew(worker)
             worker.take_share(numbers)
@@ -283,20 +232,15 @@ class Dispatcher:
             route.anew = route.anew or route.worker is worker
         self._look_again.set()
 
-    async def _shed(self, surplus: Set[Slice]) -> None:
-        """Begin nothing more of these slices; once all of what they had on the way is stored, free them."""
-        assert self._membership is not None
-        self._shedding |= surplus
+    async def let_go(self, slices: Set[Slice]) -> None:
         for name, worker in self._workers.items():
-            leaving = {number for destination, number in surplus if destination == name}
+            leaving = {number for destination, number in slices if destination == name}
             worker.take_share(worker.slices - leaving)
             for route in self._routes.values():
                 if route.worker is worker:
                     route.queue.leave(leaving)
             await worker.landed(leaving)
         await self._all_stored()
-        await self._lease(self._membership.release, surplus)
-        self._shedding -= surplus
 
     async def _all_stored(self) -> None:
         """Return once what has come in until now is in the store."""
@@ -307,7 +251,7 @@ class Dispatcher:
 
     async def may_probe(self, worker: Worker) -> bool:
         """Several workers try a held destination one at a time. When another one does, we hear how it went."""
-        if self._membership is None or self._results.knows_better(worker.name, math.inf):
+        if self._lease is None or self._results.knows_better(worker.name, math.inf):
             return True
         now = self._clock.now()
         until = now + round(worker.limits.timeout * SECOND) + PROBE_MARGIN
@@ -343,7 +287,8 @@ class Dispatcher:
             and not self._look_again.is_set()
             and not self._refills
             and self._results.empty
-            and not self._tasks
+            and not self._expiries
+            and not (self._lease and self._lease.changing)
             and all(self._worker_settled(worker) for worker in self._workers.values())
             and all(self._route_settled(route) for route in self._routes.values())
         )
@@ -378,7 +323,7 @@ class Dispatcher:
 
     async def _others_settled(self) -> bool:
         """Nothing waits in slices that are not ours: of a worker that lives, or of one that was lost just now."""
-        if self._membership is None:
+        if self._lease is None:
             return True
         share = {id: ALL ^ mine for id, mine in self._share.items() if not self._standing_still(self._routes[id])}
         return not await self._read(self._deliveries.any_pending, share)
@@ -395,7 +340,7 @@ class Dispatcher:
             look = await self._read(self._deliveries.look, self._mark, self._share, RELEASED)
             self._mark = look.mark
             for name, worker in self._workers.items():
-                if self._membership and not (worker.probing or self._results.knows_better(name, began)):
+                if self._lease and not (worker.probing or self._results.knows_better(name, began)):
                     self._hear(worker, look.destinations.get(name, WELL))
             await self._take(look)
             while self._refills:
@@ -764,7 +709,18 @@ class Dispatcher:
             route.parks = True
         oldest = await self._read(self._deliveries.oldest, route.id)
         again = expires_at(oldest if oldest is not None else self._clock.now(), route.policy)
-        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._start(self._expire(route)))
+        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._expire_soon(route))
+
+    def _expire_soon(self, route: Route) -> None:
+        task = asyncio.get_running_loop().create_task(self._expire(route))
+        self._expiries.add(task)
+        task.add_done_callback(self._expiry_ended)
+
+    def _expiry_ended(self, task: asyncio.Task[None]) -> None:
+        self._expiries.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self.broke(error)
 
 
 def _expired(route: Route) -> str:

@@ -331,7 +331,7 @@ class Deliveries:
     def expire(self, seqs: Sequence[int], reason: str) -> None:
         """Park those that are still pending."""
         update = delivery.update().where(delivery.c.seq.in_(seqs), _PENDING)
-        with self._writing() as connection:
+        with self.store.write() as connection:
             connection.execute(update.values(state=int(State.PARKED), reason=reason))
 
     def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:

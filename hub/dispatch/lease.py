@@ -1,0 +1,106 @@
+"""This worker's share of the deliveries, where several dispatch: for as long as it renews its lease."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+from hub.dispatch.slices import Slice
+from hub.store.database import Store
+from hub.store.workers import DOORBELL, LEASE, Membership
+
+RENEWAL = 1.5  # seconds between two renewals
+MARGIN = 1.0  # seconds before its end from which nothing is on its way any more
+
+T = TypeVar("T")
+
+
+class Holder(Protocol):
+    """Who works on what the lease is for."""
+
+    def hold(self, slices: Set[Slice]) -> None:
+        """These are this worker's from now on."""
+        ...
+
+    async def let_go(self, slices: Set[Slice]) -> None:
+        """Begin nothing more of these, and return once all of what they had on the way is stored."""
+        ...
+
+    def lose(self) -> None:
+        """The lease is over: others may have the slices already."""
+        ...
+
+
+class Lease:
+    def __init__(self, store: Store, membership: Membership, holder: Holder) -> None:
+        self._store = store
+        self._membership = membership
+        self._holder = holder
+        self._thread = ThreadPoolExecutor(1, "store-lease")  # of its own: it waits for no other statement
+        self._leaving: set[Slice] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._end: asyncio.TimerHandle | None = None
+
+    @property
+    def changing(self) -> bool:
+        """Not known yet, or slices are on their way to others."""
+        return self._end is None or bool(self._leaving)
+
+    async def run(self) -> None:
+        """Renew it, take the slices that are free for this worker, and give up those that others should have.
+
+        Raises Evicted when it was not renewed in time, and what the holder's `let_go` raises.
+        """
+        bell = self._store.listen(DOORBELL)
+        loop, freed = asyncio.get_running_loop(), asyncio.Event()
+
+        def rung() -> None:
+            bell.clear()
+            freed.set()
+
+        loop.add_reader(bell.fileno(), rung)
+        try:
+            await self._call(self._membership.join)
+            while True:
+                freed.clear()
+                await self._renew(loop.time() + LEASE - MARGIN)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(freed.wait(), RENEWAL)
+        finally:
+            loop.remove_reader(bell.fileno())
+            bell.close()
+
+    async def _renew(self, end: float) -> None:
+        """`end`: of what is renewed now, as the loop's time: counted from before the store was asked."""
+        for task in [task for task in self._tasks if task.done()]:
+            self._tasks.discard(task)
+            task.result()
+        standing = await self._call(self._membership.renew)
+        if self._end:
+            self._end.cancel()
+        # Whoever wakes up past it has lost its slices: it stops before it sends a byte, for timers come first.
+        self._end = asyncio.get_running_loop().call_at(end, self._holder.lose)
+        self._holder.hold(standing.mine - self._leaving)
+        if surplus := standing.surplus - self._leaving:
+            self._leaving |= surplus
+            self._tasks.add(asyncio.get_running_loop().create_task(self._give_up(surplus)))
+
+    async def _give_up(self, surplus: Set[Slice]) -> None:
+        await self._holder.let_go(surplus)
+        await self._call(self._membership.release, surplus)
+        self._leaving -= surplus
+
+    async def _call(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+
+    async def close(self) -> None:
+        """Leave the slices to the others at once."""
+        if self._end:
+            self._end.cancel()
+        for task in self._tasks:
+            task.cancel()
+        try:
+            await self._call(self._membership.leave)
+        finally:
+            self._thread.shutdown()
