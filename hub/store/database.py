@@ -6,6 +6,7 @@ at most: long work is split by its caller.
 """
 
 import fcntl
+import math
 import sqlite3
 import time
 import uuid
@@ -16,7 +17,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 
 from hub.doorbell import Doorbell, ListenDoorbell, PipeDoorbell, ring_pipe
 from hub.errors import OutsideError
@@ -27,6 +28,8 @@ BUSY_TIMEOUT = 30.0  # seconds that a SQLite writer waits for the other one
 # Postgres ends a transaction in which nothing is said for so long: its process has been stopped or its machine is gone,
 # and it holds what its successor waits for. As long as Kafka takes to give its streams to another (hub run).
 IDLE_TIMEOUT = 10.0  # seconds
+
+UNTRIED = 1.0  # seconds that a connection to Postgres may have rested and is used again without a question
 
 
 def now() -> int:
@@ -73,12 +76,27 @@ class Store:
         return engine
 
     def _postgres_engine(self) -> sa.Engine:
-        engine = sa.create_engine(self.url, pool_pre_ping=True)
+        engine = sa.create_engine(self.url)
 
         @sa.event.listens_for(engine, "connect")
         def configure(connection: psycopg.Connection[Any], _: Any) -> None:
             with connection.transaction():
                 connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}s'")
+
+        @sa.event.listens_for(engine, "checkin")
+        def rest(_: psycopg.Connection[Any] | None, record: Any) -> None:
+            record.info["rests_since"] = time.monotonic()
+
+        @sa.event.listens_for(engine, "checkout")
+        def try_out(connection: psycopg.Connection[Any], record: Any, _: Any) -> None:
+            """The server may have been restarted. Not each time: that would be a seventh of a small commit."""
+            if time.monotonic() - record.info.get("rests_since", math.inf) < UNTRIED:
+                return
+            try:
+                with connection.transaction():
+                    connection.execute("SELECT 1")
+            except psycopg.OperationalError as error:
+                raise DisconnectionError from error
 
         return engine
 

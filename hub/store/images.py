@@ -2,26 +2,28 @@
 
 Reads go by lists of keys, writes by lists of rows, each one driver call: SQLAlchemy's cost per row stays off this
 path. The two dialects differ in how a list becomes a table, and in nothing else: SQLite's driver runs a statement for
-each row, in this process; Postgres gets one statement with an array for each column.
+each row, in this process; Postgres gets one statement with an array for each column, or COPY.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from hub.capture.images import View, encode_image
 from hub.store.tables import metadata
 
 Rows = Sequence[tuple[Any, ...]]
 
-_ARRAYS: dict[type[Any], str] = {
-    sa.SmallInteger: "smallint[]",
-    sa.Integer: "integer[]",
-    sa.BigInteger: "bigint[]",
-    sa.Text: "text[]",
-    sa.LargeBinary: "bytea[]",
+_TYPES: dict[type[Any], str] = {
+    sa.SmallInteger: "smallint",
+    sa.Integer: "integer",
+    sa.BigInteger: "bigint",
+    sa.Text: "text",
+    sa.LargeBinary: "bytea",
 }
 
 
@@ -95,8 +97,12 @@ class Statements:
 
 def _unnest(table: str, columns: Sequence[str]) -> str:
     """Arrays as a table. In binary: as text, the driver would take twice as long over them."""
-    types = metadata.tables[table].c
-    return f"unnest({', '.join(f'%b::{_ARRAYS[type(types[column].type)]}' for column in columns)})"
+    return f"unnest({', '.join(f'%b::{_type(table, column)}[]' for column in columns)})"
+
+
+def _type(table: str, column: str) -> str:
+    """A column's type in Postgres."""
+    return _TYPES[type(metadata.tables[table].c[column].type)]
 
 
 def statements(connection: sa.Connection) -> Statements:
@@ -193,12 +199,33 @@ _DELIVERY = (
 
 def write_documents(connection: sa.Connection, documents: Rows, deliveries: Rows) -> None:
     """`documents` in the order of _DOCUMENT, `deliveries` in that of _DELIVERY."""
-    _write_sparse(connection, "document", _DOCUMENT, documents)
-    _write_sparse(connection, "delivery", _DELIVERY, deliveries)
+    append(connection, "document", _DOCUMENT, documents)
+    append(connection, "delivery", _DELIVERY, deliveries)
 
 
-def _write_sparse(connection: sa.Connection, table: str, columns: Sequence[str], rows: Rows) -> None:
-    """Rows whose last column is rarely there: a None costs SQLite's driver more than all other values together."""
+def append(connection: sa.Connection, table: str, columns: Sequence[str], rows: Rows) -> None:
+    """Add rows whose last column is rarely there: a None costs SQLite's driver more than all other values together.
+
+    Postgres takes them by COPY: in a third less time than as arrays for hundreds of rows, in the same for one or two.
+    (What has to be merged gains nothing by it: a temporary table costs what COPY saves.)
+    """
     if all(row[-1] is None for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    write_many(connection, statements(connection).insert(table, columns), rows)
+    if statements(connection).sqlite:
+        write_many(connection, statements(connection).insert(table, columns), rows)
+    elif rows:
+        _copy(connection, table, columns, rows)
+
+
+def _copy(connection: sa.Connection, table: str, columns: Sequence[str], rows: Rows) -> None:
+    names = ", ".join(f'"{column}"' for column in columns)
+    sql = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types([_type(table, column) for column in columns])
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError.instance(sql, None, error, psycopg.Error) from error

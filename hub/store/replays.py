@@ -18,7 +18,7 @@ from hub.errors import FaultError, InputError
 from hub.operate.replay import Filters, Step
 from hub.store import tables
 from hub.store.database import Store, now
-from hub.store.images import statements, write_many
+from hub.store.images import append, statements, write_many
 from hub.store.journal import newest_number, version_of
 from hub.store.pieces import Pieces
 from hub.store.streams import hold_captures
@@ -294,8 +294,8 @@ def _row(
         "due_at": 0,
         "attempts": 0,
         "created_at": now(),
-        "reason": send.step.failure or None,
         "replay_id": begun.id,
+        "reason": send.step.failure or None,
     }
 
 
@@ -306,7 +306,7 @@ def _replace(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
     if not sql.sqlite:
         write_many(connection, sql.lock("delivery", place), places)
     write_many(connection, sql.delete("delivery", place), places)
-    write_many(connection, sql.insert("delivery", columns), [tuple(row.values()) for row in rows])
+    append(connection, "delivery", columns, [tuple(row.values()) for row in rows])
 
 
 def _replay(row: Any) -> Replay:
