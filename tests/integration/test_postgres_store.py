@@ -26,7 +26,7 @@ from hub.store.operators import Choice, Operators
 from hub.store.replays import Replays
 from hub.store.retention import prune
 from hub.subscriptions import Subscription
-from tests.integration.conftest import sqlalchemy_url
+from tests.integration.conftest import Rows, sqlalchemy_url
 from tests.unit.test_capture import (
     CATALOGUE,
     MEMO,
@@ -136,7 +136,7 @@ def test_writers_of_one_store_do_not_disturb_each_other(open_store: Open) -> Non
     following = [Stream(open_store(), name, *entities) for name, entities in parts.items()]
     for stream in following:
         stream.begin(legacy.read().changes)
-    transactions = [transaction for transaction, _ in commits(legacy, 60)]
+    transactions = [transaction for transaction, _ in commits(legacy, 40)]
     subscriptions = {one.name: one for stream in following for one in stream.subscriptions.values()}
     done = threading.Event()
 
@@ -193,6 +193,30 @@ def test_a_replay_waits_for_captures_and_vacuum_not_for_it(open_store: Open) -> 
             other.exec_driver_sql("VACUUM document")
             with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
                 streams.require_epoch(other, state)
+
+
+def test_a_replay_locks_deliveries_in_the_order_of_the_queue(open_store: Open) -> None:
+    """As all do who change several in one transaction, or two would wait for each other. It goes by key itself."""
+    store = open_store()
+    rows = Rows(store)
+    for key in ("b", "a"):
+        rows.versions("tag", key, {"id": 1})
+        rows.delivery("tags", "tag", key, 1)
+    entity = compile_entity(TAG, CATALOGUE)
+    subscription = Subscription.compile(SubscriptionConfig("tags", "tag", "out"), entity.shape)
+    replays = Replays(store)
+    begun = replays.begin("replay", Filters(entity="tag"), 2)
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+
+    with ThreadPoolExecutor() as pool, open_store().write() as connection:
+        first, last = connection.exec_driver_sql("SELECT seq FROM delivery ORDER BY seq").scalars()
+        connection.exec_driver_sql("SELECT 1 FROM delivery WHERE seq = %s FOR UPDATE", (first,))
+        written = pool.submit(Replayer(replays, {"tags": subscription}).run, begun, None, lambda _: None)
+        while not connection.exec_driver_sql(waiting).scalar():
+            assert not written.done()
+        connection.exec_driver_sql("SELECT 1 FROM delivery WHERE seq = %s FOR UPDATE NOWAIT", (last,))
+        connection.commit()
+    assert written.result().written == 2
 
 
 def test_processes_that_start_together_agree(open_store: Open) -> None:
