@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture oracle large clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -46,6 +46,9 @@ lint: setup ## ruff and the strict type checker
 
 bench-capture: setup services ## row changes a second, the hub against the bare Debezium engine
 	$(BIN)/python -m benchmarks.capture
+
+bench-store: setup services ## what a row change costs in the store, Postgres beside SQLite, by size of the store transaction
+	$(BIN)/python -m benchmarks.store
 
 oracle: setup services ## the long run of the oracle: random schemas and transactions against plain SQL
 	HUB_ORACLE_COMMITS=5000 $(BIN)/python -m pytest tests/acceptance -k oracle --timeout 7200

@@ -85,10 +85,11 @@ class ListenDoorbell:
             pass
 
     def wait(self, timeout: float | None) -> bool:
-        for _ in self._connection.notifies(timeout=timeout, stop_after=1):
+        # To its end: it has the connection's lock, which `clear` wants.
+        rung = list(self._connection.notifies(timeout=timeout, stop_after=1))
+        if rung:
             self.clear()
-            return True
-        return False
+        return bool(rung)
 
     def close(self) -> None:
         self._connection.close()

@@ -108,7 +108,7 @@ class Supervisor:
             self._bell.clear()
             if self.daily and time.monotonic() - day > 86400:
                 day = time.monotonic()
-                self.daily()
+                threading.Thread(target=self.daily, daemon=True).start()  # children are looked after meanwhile
             if self.stop.is_set():
                 return
             if self.share:

@@ -188,6 +188,7 @@ class Role:
     def run(self, feed: Feed, stopped: Callable[[], bool], goal: int | None = None) -> None:
         """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for."""
         _calm_collector()
+        self._store.ring("dispatch")  # who had the stream may have been killed between a commit and its ring
         busy = True
         while not stopped():
             if self._bell.wait(0):

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -108,7 +107,6 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
     from hub.locks import hold
     from hub.store.database import Store
     from hub.store.migrate import create_if_missing, require_current
-    from hub.store.retention import prune
     from hub.supervisor import Child, Supervisor
 
     project = option.project
@@ -130,7 +128,7 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
         # Its address may be taken, which must hold back no delivery; and a start costs more than it is worth to hurry.
         children.append(Child("console", [*base, "--role", "console"], essential=False, longest_pause=60.0))
     try:
-        Supervisor(children, until_idle, daily=lambda: _prune(prune, store, project)).run()
+        Supervisor(children, until_idle, daily=lambda: _prune(store, project)).run()
     finally:
         lock.release()
 
@@ -144,7 +142,8 @@ def _share(option: ProjectOption, worker: str, until_idle: bool) -> None:
     from hub.supervisor import Child, Supervisor
 
     project = option.project
-    require_worker(open_store(project.store))
+    store = open_store(project.store)
+    require_worker(store)
     names = streams_of_topics(project)
     group = build_group(project, worker)
     base = ["--project", str(option.directory), "run", "--supervised", "--shared", "--role", "capture"]
@@ -154,7 +153,7 @@ def _share(option: ProjectOption, worker: str, until_idle: bool) -> None:
         return [Child(f"capture {name}", [*base, "--stream", name]) for name in mine]
 
     try:
-        Supervisor([], share=share).run()
+        Supervisor([], share=share, daily=lambda: _prune(store, project)).run()
     finally:
         group.close()
 
@@ -178,10 +177,17 @@ def _require_sources(project: "Project", store: "Store") -> None:
                 raise
 
 
-def _prune(prune: Callable[..., object], store: "Store", project: "Project") -> None:
-    from hub.store.database import now
+def _prune(store: "Store", project: "Project") -> None:
+    """The day's retention, unless another worker is at it. What fails is tried again the next day."""
+    from sqlalchemy.exc import DBAPIError
 
-    prune(store, project.retention, now())
+    from hub.store.database import now
+    from hub.store.retention import prune
+
+    try:
+        prune(store, project.retention, now())
+    except (OutsideError, DBAPIError) as error:
+        log.warning("retention was not applied", extra={"reason": str(error)})
 
 
 def _changes(project: "Project", store: "Store") -> list[str]:

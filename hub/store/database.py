@@ -6,6 +6,7 @@ at most: long work is split by its caller.
 """
 
 import fcntl
+import math
 import sqlite3
 import time
 import uuid
@@ -14,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError
 
 from hub.doorbell import Doorbell, ListenDoorbell, PipeDoorbell, ring_pipe
 from hub.errors import OutsideError
@@ -23,10 +25,19 @@ from hub.store import tables
 
 BUSY_TIMEOUT = 30.0  # seconds that a SQLite writer waits for the other one
 
+# Postgres ends a transaction in which nothing is said for so long: its process has been stopped or its machine is gone,
+# and it holds what its successor waits for. As long as Kafka takes to give its streams to another (hub run).
+IDLE_TIMEOUT = 10.0  # seconds
+
+UNTRIED = 1.0  # seconds that a connection to Postgres may have rested and is used again without a question
+
 
 def now() -> int:
     """Microseconds since 1970, UTC."""
     return time.time_ns() // 1000
+
+
+_NEW_NAME = sa.text("INSERT INTO name (kind, name) VALUES (:kind, :name) ON CONFLICT DO NOTHING")
 
 
 class Store:
@@ -36,7 +47,11 @@ class Store:
         self.dialect = self.url.get_backend_name()
         self.is_sqlite = self.dialect == "sqlite"
         self._durable = durable
-        self.engine = self._sqlite_engine() if self.is_sqlite else sa.create_engine(self.url, pool_pre_ping=True)
+        self.engine = self._sqlite_engine() if self.is_sqlite else self._postgres_engine()
+        # One pool, but BEGIN says it: as a statement it would be another round trip.
+        self._views = (
+            self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        )
         self._ids: dict[tuple[str, str], int] = {}
         self._names: dict[int, str] = {}
 
@@ -60,6 +75,31 @@ class Store:
 
         return engine
 
+    def _postgres_engine(self) -> sa.Engine:
+        engine = sa.create_engine(self.url)
+
+        @sa.event.listens_for(engine, "connect")
+        def configure(connection: psycopg.Connection[Any], _: Any) -> None:
+            with connection.transaction():
+                connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}s'")
+
+        @sa.event.listens_for(engine, "checkin")
+        def rest(_: psycopg.Connection[Any] | None, record: Any) -> None:
+            record.info["rests_since"] = time.monotonic()
+
+        @sa.event.listens_for(engine, "checkout")
+        def try_out(connection: psycopg.Connection[Any], record: Any, _: Any) -> None:
+            """The server may have been restarted. Not each time: that would be a seventh of a small commit."""
+            if time.monotonic() - record.info.get("rests_since", math.inf) < UNTRIED:
+                return
+            try:
+                with connection.transaction():
+                    connection.execute("SELECT 1")
+            except psycopg.OperationalError as error:
+                raise DisconnectionError from error
+
+        return engine
+
     @property
     def path(self) -> Path:
         assert self.is_sqlite and self.url.database
@@ -68,31 +108,30 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A consistent view."""
-        with self.engine.connect() as connection:
+        with self._views.connect() as connection:
             if self.is_sqlite:
                 with _transaction(connection, "BEGIN"):
                     yield connection
             else:
-                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 yield connection
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
-        """One store transaction: all of it or nothing.
+        """One store transaction: all of it or nothing. Who is to be rung is rung once it has committed.
 
         `durable=False`: others see it before it is on disk, where the next one takes it that is durable (SQLite only).
         """
         with self.engine.connect() as connection:
-            if not self.is_sqlite:
+            rings = connection.info["rings"] = set[str]()
+            if self.is_sqlite:
+                self._synchronise(connection, self._durable and durable)
+                with self._turn(connection), _transaction(connection, "BEGIN IMMEDIATE"):
+                    yield connection
+            else:
                 with connection.begin():
                     yield connection
-                return
-            rings = connection.info["rings"] = set[str]()
-            self._synchronise(connection, self._durable and durable)
-            with self._turn(connection), _transaction(connection, "BEGIN IMMEDIATE"):
-                yield connection
         for role in rings:
-            ring_pipe(self._pipe(role))
+            self._ring(role)
 
     @staticmethod
     def _synchronise(connection: sa.Connection, durable: bool) -> None:
@@ -124,6 +163,8 @@ class Store:
         if found:
             return str(found)
         with self.write() as connection:
+            if not self.is_sqlite:  # two processes of a new store would make two
+                connection.exec_driver_sql("LOCK TABLE identity IN SHARE ROW EXCLUSIVE MODE")
             found = connection.execute(sa.select(tables.identity.c.id)).scalar()
             if not found:
                 found = uuid.uuid4().hex
@@ -138,10 +179,9 @@ class Store:
         query = sa.select(tables.name.c.id).where(tables.name.c.kind == kind, tables.name.c.name == name)
         with self.write() as connection:
             found = connection.execute(query).scalar()
-            if found is None:
-                found = connection.execute(
-                    tables.name.insert().values(kind=kind, name=name).returning(tables.name.c.id)
-                ).scalar_one()
+            if found is None:  # or another process makes it at this moment
+                connection.execute(_NEW_NAME, {"kind": kind, "name": name})
+                found = connection.execute(query).scalar_one()
         self._ids[kind, name] = found
         self._names[found] = name
         return int(found)
@@ -168,13 +208,26 @@ class Store:
         )
 
     def ring(self, role: str, connection: sa.Connection | None = None) -> None:
-        """Wake a role: when the transaction of `connection` commits, or now where none is given."""
+        """Wake a role: once the transaction of `connection` has committed, or now where none is given.
+
+        Who is killed between commit and ring has not rung. So who listens on Postgres looks again by itself now and
+        then; on SQLite a role that finds nobody to ring looks when it starts.
+        """
         if connection is None:
-            with self.write() as own:
-                self.ring(role, own)
-        elif self.is_sqlite:
-            connection.info["rings"].add(role)
+            self._ring(role)
         else:
+            connection.info["rings"].add(role)
+
+    def _ring(self, role: str) -> None:
+        """On Postgres in a transaction of its own, which writes nothing and so waits for no disk.
+
+        A transaction that notifies has the server's one lock for that until its commit is on disk: with NOTIFY in
+        them, all capture workers' commits would go one after the other.
+        """
+        if self.is_sqlite:
+            ring_pipe(self._pipe(role))
+            return
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql(f'NOTIFY "hub_{role}"')
 
     def _pipe(self, role: str) -> Path:

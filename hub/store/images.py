@@ -1,18 +1,30 @@
 """The statements of capture on row images, and how many rows are written at once.
 
 Reads go by lists of keys, writes by lists of rows, each one driver call: SQLAlchemy's cost per row stays off this
-path. The two dialects differ in how a list becomes a table, and in nothing else.
+path. The two dialects differ in how a list becomes a table, and in nothing else: SQLite's driver runs a statement for
+each row, in this process; Postgres gets one statement with an array for each column, or COPY.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from hub.capture.images import View, encode_image
+from hub.store.tables import metadata
 
 Rows = Sequence[tuple[Any, ...]]
+
+_TYPES: dict[type[Any], str] = {
+    sa.SmallInteger: "smallint",
+    sa.Integer: "integer",
+    sa.BigInteger: "bigint",
+    sa.Text: "text",
+    sa.LargeBinary: "bytea",
+}
 
 
 class Statements:
@@ -36,7 +48,7 @@ class Statements:
         node, key = (
             ("json_extract(w.value, '$[0]')", "json_extract(w.value, '$[1]')") if sqlite else ("w.node", "w.key")
         )
-        pairs = f"json_each({mark}) w" if sqlite else f"unnest({mark}::smallint[], {mark}::text[]) AS w(node, key)"
+        pairs = f"json_each({mark}) w" if sqlite else "unnest(%b::smallint[], %b::text[]) AS w(node, key)"
         self.items = (
             f"SELECT i.fan_out_id, i.node, i.key, i.cursor FROM {pairs} CROSS JOIN fan_out_item i "
             f"WHERE i.entity_id = {mark} AND i.node = {node} AND i.key = {key}"
@@ -46,7 +58,7 @@ class Statements:
         """One look-up in the index for each key: Postgres would rather read a table whole that it deems small."""
         if self.sqlite:
             return f"SELECT {columns} FROM json_each({self.mark}) w CROSS JOIN {table} r WHERE {where}"
-        each = f"unnest({self.mark}::text[]) AS w(value)"
+        each = "unnest(%b::text[]) AS w(value)"
         return f"SELECT {columns} FROM {each} CROSS JOIN LATERAL (SELECT * FROM {table} r WHERE {where} OFFSET 0) r"
 
     def keys(self, keys: Collection[str] | Collection[int]) -> Any:
@@ -60,12 +72,37 @@ class Statements:
         return [number for number, _ in pairs], [text for _, text in pairs]
 
     def insert(self, table: str, columns: Sequence[str], conflict: str = "") -> str:
+        """For `write_many`."""
         names = ", ".join(f'"{column}"' for column in columns)
-        marks = ", ".join([self.mark] * len(columns))
-        return f"INSERT INTO {table} ({names}) VALUES ({marks}) {conflict}".rstrip()
+        rows = f"SELECT * FROM {_unnest(table, columns)}"
+        if self.sqlite:
+            rows = f"VALUES ({', '.join('?' * len(columns))})"
+        return f"INSERT INTO {table} ({names}) {rows} {conflict}".rstrip()
 
     def delete(self, table: str, columns: Sequence[str]) -> str:
-        return f"DELETE FROM {table} WHERE " + " AND ".join(f"{column} = {self.mark}" for column in columns)
+        """For `write_many`."""
+        if self.sqlite:
+            return f"DELETE FROM {table} WHERE " + " AND ".join(f"{column} = ?" for column in columns)
+        same = " AND ".join(f"{table}.{column} = w.{column}" for column in columns)
+        return f"DELETE FROM {table} USING {_unnest(table, columns)} AS w({', '.join(columns)}) WHERE {same}"
+
+    def lock(self, table: str, columns: Sequence[str]) -> str:
+        """For `write_many`, before it changes rows that others change too: in the order of `seq`, so that no two who
+        change the same ones wait for each other. Postgres only: a writer on SQLite is alone.
+        """
+        names = ", ".join(columns)
+        rows = f"{_unnest(table, columns)} AS w({names}) JOIN {table} r USING ({names})"
+        return f"SELECT r.seq FROM {rows} ORDER BY r.seq FOR UPDATE OF r"
+
+
+def _unnest(table: str, columns: Sequence[str]) -> str:
+    """Arrays as a table. In binary: as text, the driver would take twice as long over them."""
+    return f"unnest({', '.join(f'%b::{_type(table, column)}[]' for column in columns)})"
+
+
+def _type(table: str, column: str) -> str:
+    """A column's type in Postgres."""
+    return _TYPES[type(metadata.tables[table].c[column].type)]
 
 
 def statements(connection: sa.Connection) -> Statements:
@@ -98,8 +135,13 @@ class StoredImages:
 
 
 def write_many(connection: sa.Connection, sql: str, rows: Rows) -> None:
-    if rows:
+    """`sql` as of `Statements.insert` or `delete`. Where it resolves conflicts, no two rows may be of one key."""
+    if not rows:
+        return
+    if statements(connection).sqlite:
         connection.exec_driver_sql(sql, list(rows))
+    else:
+        connection.exec_driver_sql(sql, tuple(map(list, zip(*rows, strict=True))))
 
 
 _UPSERT_IMAGE = "ON CONFLICT (table_id, key) DO UPDATE SET run = excluded.run, image = excluded.image"
@@ -157,12 +199,33 @@ _DELIVERY = (
 
 def write_documents(connection: sa.Connection, documents: Rows, deliveries: Rows) -> None:
     """`documents` in the order of _DOCUMENT, `deliveries` in that of _DELIVERY."""
-    _write_sparse(connection, "document", _DOCUMENT, documents)
-    _write_sparse(connection, "delivery", _DELIVERY, deliveries)
+    append(connection, "document", _DOCUMENT, documents)
+    append(connection, "delivery", _DELIVERY, deliveries)
 
 
-def _write_sparse(connection: sa.Connection, table: str, columns: Sequence[str], rows: Rows) -> None:
-    """Rows whose last column is rarely there: a None costs SQLite's driver more than all other values together."""
+def append(connection: sa.Connection, table: str, columns: Sequence[str], rows: Rows) -> None:
+    """Add rows whose last column is rarely there: a None costs SQLite's driver more than all other values together.
+
+    Postgres takes them by COPY: in a third less time than as arrays for hundreds of rows, in the same for one or two.
+    (What has to be merged gains nothing by it: a temporary table costs what COPY saves.)
+    """
     if all(row[-1] is None for row in rows):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    write_many(connection, statements(connection).insert(table, columns), rows)
+    if statements(connection).sqlite:
+        write_many(connection, statements(connection).insert(table, columns), rows)
+    elif rows:
+        _copy(connection, table, columns, rows)
+
+
+def _copy(connection: sa.Connection, table: str, columns: Sequence[str], rows: Rows) -> None:
+    names = ", ".join(f'"{column}"' for column in columns)
+    sql = f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)"
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    try:
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types([_type(table, column) for column in columns])
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError.instance(sql, None, error, psycopg.Error) from error

@@ -154,13 +154,13 @@ class Operators:
         while True:
             page = sa.select(delivery.c.seq).where(*conditions, delivery.c.seq > last).order_by(delivery.c.seq)
             with self.store.write() as connection:
-                numbers = list(connection.execute(page.limit(PAGE)).scalars())
+                # Locked in the order of `seq`, as by all who change several deliveries in one transaction.
+                numbers = list(connection.execute(page.limit(PAGE).with_for_update()).scalars())
                 if numbers:
                     made = statements(delivery.c.seq.in_(numbers))
                     for statement in made if isinstance(made, tuple) else (made,):
                         connection.execute(statement)
                     self.store.ring("dispatch", connection)
-            self.store.ring("dispatch")
             if not numbers:
                 return done
             done, last = done + len(numbers), numbers[-1]
@@ -171,7 +171,6 @@ class Operators:
         with self.store.write() as connection:
             set_subscription_state(self.store, connection, id, state, reason)
             self.store.ring("dispatch", connection)
-        self.store.ring("dispatch")
 
     def state(self, subscription: str) -> str:
         """active, paused or disabled."""

@@ -18,8 +18,10 @@ from hub.errors import FaultError, InputError
 from hub.operate.replay import Filters, Step
 from hub.store import tables
 from hub.store.database import Store, now
+from hub.store.images import append, statements, write_many
 from hub.store.journal import newest_number, version_of
 from hub.store.pieces import Pieces
+from hub.store.streams import hold_captures
 from hub.store.tables import CAUSES, EVENTS
 
 document, delivery, attempt, replay = tables.document, tables.delivery, tables.attempt, tables.replay
@@ -195,8 +197,7 @@ class Replays:
         ids = {name: self.store.name_id("subscription", name) for name in {send.subscription for send in sends}}
         rows = [_row(send, ids[send.subscription], entity_id, turns, begun) for send in sends]
         with pieces.write(self.store, len(rows)) as connection:
-            if not self.store.is_sqlite:  # a version that is being made would get in before these, and be overtaken
-                connection.exec_driver_sql("LOCK TABLE document IN SHARE MODE")
+            hold_captures(connection)  # a version that is being made would get in before these, and be overtaken
             newest = _newest(connection, entity_id, keys)
             fresh = list(takewhile(lambda send: newest.get(send.key) == send.newest, sends))
             if fresh:
@@ -293,23 +294,19 @@ def _row(
         "due_at": 0,
         "attempts": 0,
         "created_at": now(),
-        "reason": send.step.failure or None,
         "replay_id": begun.id,
+        "reason": send.step.failure or None,
     }
 
 
 def _replace(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
     """What waits or is parked of the same versions goes: its place in the queue is the replay's."""
-    connection.execute(
-        delivery.delete().where(
-            delivery.c.entity_id == sa.bindparam("e"),
-            delivery.c.key == sa.bindparam("k"),
-            delivery.c.version == sa.bindparam("v"),
-            delivery.c.subscription_id == sa.bindparam("s"),
-        ),
-        [{"e": r["entity_id"], "k": r["key"], "v": r["version"], "s": r["subscription_id"]} for r in rows],
-    )
-    connection.execute(delivery.insert(), list(rows))
+    sql, place, columns = statements(connection), ("entity_id", "key", "version", "subscription_id"), tuple(rows[0])
+    places = [tuple(row[column] for column in place) for row in rows]
+    if not sql.sqlite:
+        write_many(connection, sql.lock("delivery", place), places)
+    write_many(connection, sql.delete("delivery", place), places)
+    append(connection, "delivery", columns, [tuple(row.values()) for row in rows])
 
 
 def _replay(row: Any) -> Replay:

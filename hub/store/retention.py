@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hub.delivery import State
 from hub.documents import Event
 from hub.errors import FaultError, InputError
+from hub.locks import hold
 from hub.project import Retention
 from hub.store import tables
 from hub.store.database import Store
@@ -35,7 +36,18 @@ def prune(store: Store, retention: Retention, now: int, *, dry_run: bool = False
 
     A version goes once its successor has been there for `retention.documents`: time travel within that time finds
     what was current. Never an entity's newest version, nor one that a delivery needs as its document or as before.
+    OutsideError while another process is at it.
     """
+    if dry_run:
+        return _prune(store, retention, now, dry_run)
+    lock = hold(store, "retention")
+    try:
+        return _prune(store, retention, now, dry_run)
+    finally:
+        lock.release()
+
+
+def _prune(store: Store, retention: Retention, now: int, dry_run: bool) -> Pruned:
     documents = now - int(retention.documents * 1e6)
     attempts = now - int(retention.attempts * 1e6)
     return Pruned(

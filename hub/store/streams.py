@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from hub.catalogue import Catalogue
 from hub.changes import Commit, RowChange, TakenOver
@@ -121,7 +122,10 @@ def begin_snapshot(
             if not connection.execute(stream.update().where(mine).values(values)).rowcount:
                 raise TakenOver(name)
         else:
-            connection.execute(stream.insert().values(stream_id=id, **values))
+            try:
+                connection.execute(stream.insert().values(stream_id=id, **values))
+            except IntegrityError:
+                raise TakenOver(name) from None
         _void(connection, id)
     state = load_stream(store, name)
     assert state is not None
@@ -161,6 +165,14 @@ def require_epoch(connection: sa.Connection, state: StreamState) -> None:
     query = f"SELECT epoch FROM stream WHERE stream_id = {sql.mark}{'' if sql.sqlite else ' FOR NO KEY UPDATE'}"
     if connection.exec_driver_sql(query, (state.id,)).scalar() != state.epoch:
         raise TakenOver(state.name)
+
+
+def hold_captures(connection: sa.Connection) -> None:
+    """No version is made before the transaction ends, and all that were made are there to be read.
+
+    Always in the order of streams, so that no two who do this wait for each other. On SQLite a writer is alone anyway.
+    """
+    connection.execute(sa.select(stream.c.stream_id).order_by(stream.c.stream_id).with_for_update(key_share=True)).all()
 
 
 def ask_resnapshot(store: Store, name: str) -> bool:
