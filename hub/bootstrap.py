@@ -316,17 +316,28 @@ def require_engine(project: Project) -> None:
 
 def stored_entities(project: Project, store: Store) -> dict[str, Entity]:
     """Entities as the stored documents were made; those whose snapshot is due are left out."""
+    known = streams.load_streams(store)
     entities: dict[str, Entity] = {}
     for stream in stream_names(project):
-        state = streams.load_stream(store, stream)
-        if state is not None:
-            for config in entities_of(project, stream):
-                try:
-                    entities[config.name] = compile_entity(config, state.catalogue)
-                except InputError:  # a new snapshot is due for what was changed to a column that came since
-                    if state.entities.get(config.name) == definition(config):
-                        raise
+        for config in entities_of(project, stream):
+            # One that is to move is as the stream that has it still, or had it last, knows it.
+            states = [state for state in known if state.name == stream or config.name in state.entities]
+            state = min(states, key=lambda one: (config.name not in one.holds(), one.name != stream), default=None)
+            if state is None:
+                continue
+            try:
+                entities[config.name] = compile_entity(config, state.catalogue)
+            except InputError:  # a new snapshot is due for what was changed to a column that came since
+                if config.name in state.entities and state.entities[config.name].definition == definition(config):
+                    raise
     return entities
+
+
+def retired_streams(project: Project, store: Store) -> list[str]:
+    """Streams of the project's sources that the store knows, and that have no entity any more."""
+    names = stream_names(project)
+    known = (state.name for state in streams.load_streams(store))
+    return [name for name in known if name not in names and name.split("/", 1)[0] in project.sources]
 
 
 def stream_names(project: Project) -> list[str]:

@@ -113,10 +113,12 @@ class Missed(OutsideError):
 
 
 class TakenOver(OutsideError):
-    """Another process has the stream: this one must not write any more."""
+    """Another process has the stream, or an entity of it: this one must not write any more."""
 
     def __init__(self, stream: str) -> None:
-        super().__init__(f"Another process follows {stream} now.", "This one ends, and leaves it to the other.")
+        super().__init__(
+            f"Another process follows {stream} now, or an entity of it.", "This one ends, and leaves it to the other."
+        )
 
 
 class Feed(Protocol):

@@ -162,11 +162,13 @@ def _require_sources(project: "Project", store: "Store") -> None:
 
     Where the store has documents, deliveries go on while capture tries again.
     """
-    from hub.bootstrap import build_outside, stream_names
-    from hub.capture.role import decide
+    from hub.bootstrap import build_outside, retired_streams, stream_names
+    from hub.capture.role import decide, settle_moves
     from hub.store.streams import load_stream
 
     names = stream_names(project)
+    for name in (*names, *retired_streams(project, store)):
+        settle_moves(store, project, name)
     has_documents = any((state := load_stream(store, name)) and state.position for name in names)
     for name in names:
         try:
