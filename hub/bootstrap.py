@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from hub.capture.role import Outside, definition, entities_of
+from hub.capture.role import Outside, definition
 from hub.catalogue import Catalogue, Column
 from hub.changes import Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
@@ -18,6 +18,7 @@ from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
 from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Project, Source, SubscriptionConfig
+from hub.project.streams import entities_of, stream_of, tables_of
 from hub.store import streams
 from hub.store.database import Store
 from hub.subscriptions import Subscription
@@ -75,19 +76,11 @@ class StreamOutside(Outside):
         return catalogue
 
     def _tables(self) -> set[str]:
-        def below(relations: Sequence[Any]) -> set[str]:
-            return {
-                name
-                for relation in relations
-                for name in (relation.table, relation.through, *below(relation.relations))
-                if name
-            }
-
         return {
             table
             for config in self._project.entities.values()
             if config.source == self._source.name and not config.derived
-            for table in {config.table, *below(config.relations)}
+            for table in tables_of(config)
         }
 
     def refuse_foreign_slot(self) -> None:
@@ -342,8 +335,6 @@ def retired_streams(project: Project, store: Store) -> list[str]:
 
 def stream_names(project: Project) -> list[str]:
     """ "source/stream", of every stream that has entities."""
-    from hub.capture.role import stream_of
-
     return sorted({stream_of(project, entity) for entity in project.entities.values() if not entity.derived})
 
 
@@ -396,6 +387,17 @@ def source_sql(project: Project, stream: str, catalogue: Catalogue) -> str:
     return sources.source_sql(
         _stream_columns(project, stream, catalogue), catalogue, slot_of(source, stream), source.url
     )
+
+
+def retire_sql(project: Project, stream: str) -> str:
+    """What takes away a stream's slot and publication, as comments: it is the reader's to choose when."""
+    from cdc import source as sources
+
+    source = source_of(project, stream)
+    lines = ["-- It has no entity any more. Once `hub run` runs with this project, drop its slot, which keeps the log:"]
+    if source.kafka:
+        lines.append(f"-- first, `hub source status {stream} --delete` takes its connector away.")
+    return "\n".join([*lines, sources.retire_sql(slot_of(source, stream))])
 
 
 def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[str, str, bool]]:

@@ -15,6 +15,7 @@ from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError
 from hub.project import EntityConfig, Project
+from hub.project.streams import entities_of, stream_of
 from hub.store import streams
 from hub.store.database import Store
 from hub.store.streams import RESNAPSHOT, SNAPSHOT, STREAMING, StreamState
@@ -77,16 +78,6 @@ def _forget_places(plain: Any) -> None:
     elif isinstance(plain, list | tuple):
         for value in plain:
             _forget_places(value)
-
-
-def stream_of(project: Project, entity: EntityConfig) -> str:
-    """ "source/stream": the one that names the entity, else the source's "main"."""
-    streams = project.sources[entity.source].streams
-    return f"{entity.source}/{next((name for name, held in streams.items() if entity.name in held), 'main')}"
-
-
-def entities_of(project: Project, stream: str) -> list[EntityConfig]:
-    return [e for e in project.entities.values() if not e.derived and stream_of(project, e) == stream]
 
 
 @dataclass(frozen=True, slots=True)

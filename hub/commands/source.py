@@ -26,12 +26,24 @@ def sql(option: ProjectOption, url: str) -> None:
     \b
     Example: hub source sql --url postgresql://dba@db/legacy | psql postgresql://dba@db/legacy
     """
-    from hub.bootstrap import read_catalogue, source_of, source_sql, stream_names
+    from hub.bootstrap import read_catalogue, retire_sql, source_of, source_sql, stream_names
 
     for stream in stream_names(option.project):
         config = source_of(option.project, stream)
         catalogue = read_catalogue(dataclasses.replace(config, url=url or config.url))
         click.echo(f"-- {stream}\n{source_sql(option.project, stream, catalogue)}")
+    for stream in _retired(option):
+        click.echo(f"-- {stream}\n{retire_sql(option.project, stream)}")
+
+
+def _retired(option: ProjectOption) -> list[str]:
+    """Streams that have no entity any more; none while there is no store."""
+    from hub.bootstrap import retired_streams
+
+    try:
+        return retired_streams(option.project, option.store)
+    except OutsideError:
+        return []
 
 
 password_option = click.option(
@@ -142,7 +154,7 @@ def _streams(option: ProjectOption, stream: str | None) -> list[str]:
 
     names = stream_names(option.project)
     if stream:
-        return [known(stream, names, "stream")]
+        return [known(stream, [*names, *_retired(option)], "stream")]
     followed = [name for name in names if source_of(option.project, name).kafka]
     if not followed:
         raise InputError("No source is followed by Kafka Connect.", "Give one `kafka:` in hub.yaml.")
