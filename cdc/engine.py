@@ -105,6 +105,9 @@ class EngineFeed:
     def _drifts(self) -> list[Arrival]:
         return [*self._watch.take_drifts()] if self._watch is not None else []
 
+    def trouble(self) -> OutsideError | None:
+        return None  # what is wrong with the engine ends it
+
     def close(self) -> None:
         """Debezium is asked to end; it has ten seconds. The process should end afterwards."""
         self._closing.set()

@@ -133,6 +133,10 @@ class Feed(Protocol):
 
     def take(self, timeout: float) -> Batch | None: ...
 
+    def trouble(self) -> OutsideError | None:
+        """Why nothing can arrive by now, as far as that is known and may pass by itself; None when nothing is wrong."""
+        ...
+
     def close(self) -> None: ...
 
 

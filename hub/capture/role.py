@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from hub.catalogue import Catalogue
 from hub.changes import Batch, Feed, FeedPlan, Missed, Progress, lsn_text
 from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
-from hub.errors import InputError
+from hub.errors import InputError, OutsideError
 from hub.project import EntityConfig, Project
 from hub.project.streams import entities_of, stream_of
 from hub.store import streams
@@ -24,6 +25,7 @@ from hub.subscriptions import Subscription
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.5  # seconds that the loop waits for arrivals before it looks around
+TROUBLE_SECONDS = 5.0  # that a feed may be in trouble while somebody waits for the stream to catch up
 
 
 class Outside(Protocol):
@@ -219,10 +221,21 @@ class Role:
         self._store = store
         self._stream = state.name
         self._bell = bell
+        self._trouble = ""  # the feed's, as it was noted last
+        self._troubled_since = 0.0
         self.capture = Capture(store, state, entities, subscriptions, fan_out)
 
-    def run(self, feed: Feed, stopped: Callable[[], bool], goal: int | None = None) -> None:
-        """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for."""
+    def run(
+        self,
+        feed: Feed,
+        stopped: Callable[[], bool],
+        goal: int | None = None,
+        patience: float = TROUBLE_SECONDS,
+    ) -> None:
+        """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for.
+
+        OutsideError when the feed is in trouble for longer than `patience`, in seconds, and there is a goal.
+        """
         _calm_collector()
         busy = True
         while not stopped():
@@ -233,8 +246,26 @@ class Role:
             if batch is not None:
                 self._apply(batch)
             busy = self.capture.work(idle=batch is None or all(type(one) is Progress for one in batch.arrivals))
+            trouble = feed.trouble()
+            self._note(trouble)
             if goal is not None and self.capture.position >= goal and not busy:
                 return
+            if goal is not None and trouble and time.monotonic() - self._troubled_since > patience:
+                raise trouble
+
+    def _note(self, trouble: OutsideError | None) -> None:
+        """Say, once, that nothing can arrive, and why; and that it does again."""
+        said = str(trouble or "")
+        if said == self._trouble:
+            return
+        if not self._trouble:
+            self._troubled_since = time.monotonic()
+        self._trouble = said
+        streams.note_problem(self._store, self._stream, said)
+        if said:
+            log.warning("stream stands still", extra={"stream": self._stream, "reason": said})
+        else:
+            log.info("stream goes on by itself", extra={"stream": self._stream})
 
     def _apply(self, batch: Batch) -> None:
         # What is not stored yet is let go with the next batch that is.
