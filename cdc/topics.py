@@ -21,7 +21,7 @@ from cdc.connect import Connect, Keeper
 from cdc.envelope import decode, holds_unavailable, table_readers
 from cdc.settings import LARGEST_RECORD, StreamSettings, connect_settings
 from cdc.source import Watch, check_start, drop_slot
-from cdc.transactions import PART, Assembler
+from cdc.transactions import COMPARED, PART, Assembler
 from hub.changes import Arrival, Batch, FeedPlan, Missed
 from hub.errors import OutsideError
 
@@ -32,7 +32,6 @@ FETCH = 8 << 20  # bytes that the broker sends at once
 REQUEST_SECONDS = 30.0
 
 RETENTION = 7 * 24 * 3600  # seconds that a topic keeps records: a hub that was away for longer takes a new snapshot
-COMPARED = "A new snapshot is taken and compared."
 
 _SNAPSHOT, _COMPLETED = b'"Initial Snapshot"', b'"COMPLETED"'
 
@@ -147,6 +146,7 @@ class TopicFeed:
         self._consumer.assign([self._partition])
         self._consumer.seek(self._partition, plan.cursor)
         self._cursor = plan.cursor
+        self._assembler.reached = plan.position
         self._watch = Watch(self._settings)
 
     def take(self, timeout: float) -> Batch | None:
@@ -189,6 +189,8 @@ class TopicFeed:
         return records
 
     def _arrivals(self, records: Sequence[Any]) -> list[Arrival]:
+        if self._assembler.broken:
+            raise self._assembler.broken
         if not records:
             return []
         payload = b"[" + b",".join([record.value or b"null" for record in records]) + b"]"
