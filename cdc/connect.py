@@ -77,8 +77,9 @@ class Connect:
         self.wait(name, lambda state: state.state == "STOPPED" and not state.task, "stop")
 
     def restart(self, name: str, patience: float = ANSWER_SECONDS) -> None:
-        """Connector and task, where they have failed."""
-        self._ask("POST", f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true", patience=patience)
+        """Connector and task, where they have failed; one that was just made has no state yet, which is well."""
+        path = f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true"
+        self._ask("POST", path, missing=True, patience=patience)
 
     def delete(self, name: str) -> None:
         self._ask("DELETE", f"/connectors/{name}")
