@@ -1,5 +1,6 @@
 """Kafka Connect's REST interface, as far as a stream's connector needs it."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +10,15 @@ import msgspec
 
 from hub.errors import FaultError, OutsideError
 
+log = logging.getLogger(__name__)
+
 ANSWER_SECONDS = 30.0  # of one request: Connect answers 409 while its workers rebalance, which takes seconds
 RUN_SECONDS = 120.0  # until a connector and its task run, or stop
 PAUSE_SECONDS = 0.5  # between two looks
+LOOK_SECONDS = 10.0  # between two looks at a connector from which nothing arrives
+LOOK_AGAIN_SECONDS = 2.0  # while it does not run
+LOOK_PATIENCE = 3.0  # seconds that a look may take: what arrives meanwhile waits for it
+FIRST_RESTART, LONGEST_RESTART = 10.0, 300.0  # seconds between two starts of a connector that fails, doubled each time
 
 
 class ConnectorState(msgspec.Struct, frozen=True):
@@ -34,9 +41,7 @@ class Connect:
     """One Connect cluster. Every method raises OutsideError when it does not answer, or refuses."""
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self._client = httpx.Client(
-            base_url=url.rstrip("/"), timeout=ANSWER_SECONDS, transport=transport, trust_env=False
-        )
+        self._client = httpx.Client(base_url=url.rstrip("/"), transport=transport, trust_env=False)
         self._place = str(httpx.URL(url).copy_with(userinfo=b"")).rstrip(
             "/"
         )  # what may be said: it may hold a password
@@ -49,8 +54,8 @@ class Connect:
         answer = self._ask("GET", f"/connectors/{name}/config", missing=True)
         return None if answer is None else {key: str(value) for key, value in answer.items()}
 
-    def state(self, name: str) -> ConnectorState:
-        answer = self._ask("GET", f"/connectors/{name}/status", missing=True)
+    def state(self, name: str, patience: float = ANSWER_SECONDS) -> ConnectorState:
+        answer = self._ask("GET", f"/connectors/{name}/status", missing=True, patience=patience)
         if answer is None:
             return MISSING
         connector, tasks = answer["connector"], answer.get("tasks") or [{}]
@@ -71,9 +76,10 @@ class Connect:
         self._ask("PUT", f"/connectors/{name}/stop")
         self.wait(name, lambda state: state.state == "STOPPED" and not state.task, "stop")
 
-    def restart(self, name: str) -> None:
-        """Connector and task, where they have failed."""
-        self._ask("POST", f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true")
+    def restart(self, name: str, patience: float = ANSWER_SECONDS) -> None:
+        """Connector and task, where they have failed; one that was just made has no state yet, which is well."""
+        path = f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true"
+        self._ask("POST", path, missing=True, patience=patience)
 
     def delete(self, name: str) -> None:
         self._ask("DELETE", f"/connectors/{name}")
@@ -102,12 +108,14 @@ class Connect:
                 )
             time.sleep(PAUSE_SECONDS)
 
-    def _ask(self, method: str, path: str, *, missing: bool = False, **more: Any) -> Any:
+    def _ask(
+        self, method: str, path: str, *, missing: bool = False, patience: float = ANSWER_SECONDS, **more: Any
+    ) -> Any:
         """The answer's JSON; None for no content, and for 404 where that may be (`missing`)."""
-        end = time.monotonic() + ANSWER_SECONDS
+        end = time.monotonic() + patience
         while True:
             try:
-                answer = self._client.request(method, path, **more)
+                answer = self._client.request(method, path, timeout=patience, **more)
             except httpx.HTTPError as error:
                 raise OutsideError(
                     f"Kafka Connect at {self._place} does not answer: {error}.", "Check `connect:`, and that it runs."
@@ -126,6 +134,58 @@ class Connect:
 
     def close(self) -> None:
         self._client.close()
+
+
+class Keeper:
+    """Looks after one connector while nothing arrives from it, and starts it again after it has failed."""
+
+    def __init__(self, connect: Connect, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.trouble: OutsideError | None = None  # why nothing can arrive, as of the last look
+        self._connect = connect
+        self._name = name
+        self._clock = clock
+        self._look_at = 0.0
+        self._restarts = 0  # since something arrived
+        self._restart_at = 0.0
+
+    def look(self, arrived: bool) -> None:
+        """To be called often; most calls do nothing."""
+        now = self._clock()
+        if arrived:
+            self.trouble, self._restarts, self._restart_at = None, 0, 0.0
+            self._look_at = now + LOOK_SECONDS
+        elif now >= self._look_at:
+            self.trouble = self._found(now)
+            self._look_at = now + (LOOK_AGAIN_SECONDS if self.trouble else LOOK_SECONDS)
+
+    def _found(self, now: float) -> OutsideError | None:
+        try:
+            state = self._connect.state(self._name, LOOK_PATIENCE)
+            if "FAILED" in (state.state, state.task):
+                return self._failed(state, now)
+        except OutsideError as error:  # what is in the topic can be read without it
+            return error
+        if state == MISSING:
+            return OutsideError(f"Kafka Connect has no connector {self._name}.", "`hub source register` makes it.")
+        if state.state in ("PAUSED", "STOPPED"):
+            what = f"The connector {self._name} is {state.state.lower()}."
+            return OutsideError(what, "`hub source status --resume` has it go on.")
+        if not state.runs:
+            what = f"The task of the connector {self._name} is {state.task.lower() or 'missing'}."
+            return OutsideError(what, "Kafka Connect starts it by itself; if it does not, see its log.")
+        return None
+
+    def _failed(self, state: ConnectorState, now: float) -> OutsideError:
+        if now >= self._restart_at:
+            self._connect.restart(self._name, LOOK_PATIENCE)
+            pause = min(LONGEST_RESTART, FIRST_RESTART * 2.0**self._restarts)
+            self._restarts, self._restart_at = self._restarts + 1, now + pause
+            told = {"connector": self._name, "reason": state.problem, "again_in": f"{pause:g}s"}
+            log.warning("connector has failed and is started again", extra=told)
+        return OutsideError(
+            f"The connector {self._name} has failed: {state.problem.rstrip('.')}.",
+            "It is started again by itself, after pauses that grow; mend what it names.",
+        )
 
 
 def _json(answer: httpx.Response, place: str) -> Any:

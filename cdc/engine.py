@@ -79,6 +79,8 @@ class EngineFeed:
     def take(self, timeout: float) -> Batch | None:
         end = time.monotonic() + timeout
         while True:
+            if self._assembler.broken:
+                raise self._assembler.broken
             if self._failure is not None and self._queue.empty():
                 raise self._failure
             try:
@@ -98,12 +100,16 @@ class EngineFeed:
                 # Without a commit in its offset Debezium would confirm a place amid the first transaction, which the
                 # store is not at. A snapshot's rows are confirmed: it would be taken again after a lost connection.
                 whole = joined.reached or isinstance(arrivals[-1], SnapshotRows | SnapshotCompleted)
-                return Batch(arrivals, partial(self._stored, joined.last) if whole else lambda: None)
+                known = whole and not self._assembler.broken
+                return Batch(arrivals, partial(self._stored, joined.last) if known else lambda: None)
             if time.monotonic() >= end:
                 return None
 
     def _drifts(self) -> list[Arrival]:
         return [*self._watch.take_drifts()] if self._watch is not None else []
+
+    def trouble(self) -> OutsideError | None:
+        return None  # what is wrong with the engine ends it
 
     def close(self) -> None:
         """Debezium is asked to end; it has ten seconds. The process should end afterwards."""

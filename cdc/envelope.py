@@ -27,6 +27,12 @@ class Source(msgspec.Struct, gc=False):
     snapshot: str | None = None
 
 
+class Numbered(msgspec.Struct, gc=False):
+    """A record's place in its transaction, where Debezium is asked for it."""
+
+    total_order: int  # 1, 2, 3 …
+
+
 class Envelope(msgspec.Struct, gc=False):
     """Any record of the stream: a row, a message, a heartbeat, a notification, a transaction's end."""
 
@@ -38,6 +44,8 @@ class Envelope(msgspec.Struct, gc=False):
     type: str = ""  # of a notification: STARTED, COMPLETED …
     status: str = ""  # of a transaction record: BEGIN, END
     id: str = ""  # of a transaction record: "<transaction id>:<LSN>"
+    event_count: int | None = None  # of a transaction's END record: the number of its last record
+    transaction: Numbered | None = None
     ts_ms: int = 0
 
 

@@ -692,6 +692,13 @@ END $$;
 """
 
 
+def retire_sql(slot: str) -> str:
+    """What takes a stream's slot and publication away, commented out."""
+    return f"""\
+-- SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {_literal(slot)};
+-- DROP PUBLICATION IF EXISTS {quote(slot)};"""
+
+
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 

@@ -17,11 +17,11 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError
 
-from cdc.connect import Connect
+from cdc.connect import Connect, Keeper
 from cdc.envelope import decode, holds_unavailable, table_readers
 from cdc.settings import LARGEST_RECORD, StreamSettings, connect_settings
 from cdc.source import Watch, check_start, drop_slot
-from cdc.transactions import PART, Assembler
+from cdc.transactions import COMPARED, PART, Assembler
 from hub.changes import Arrival, Batch, FeedPlan, Missed
 from hub.errors import OutsideError
 
@@ -30,11 +30,8 @@ log = logging.getLogger(__name__)
 RECORDS = 2000  # of one batch
 FETCH = 8 << 20  # bytes that the broker sends at once
 REQUEST_SECONDS = 30.0
-STATUS_SECONDS = 10.0  # between two looks at the connector
-FAILURES = 3  # looks in a row that find it failed, after which the stream is said to stand still
 
 RETENTION = 7 * 24 * 3600  # seconds that a topic keeps records: a hub that was away for longer takes a new snapshot
-COMPARED = "A new snapshot is taken and compared."
 
 _SNAPSHOT, _COMPLETED = b'"Initial Snapshot"', b'"COMPLETED"'
 
@@ -134,8 +131,7 @@ class TopicFeed:
         self._cursor = 0  # where reading would begin again
         self._watch: Watch | None = None
         self._held: Sequence[Any] = ()  # records that were read, for the next batch
-        self._looked = 0.0
-        self._failures = 0  # looks in a row at which the connector had failed
+        self._keeper = Keeper(topic.connect, topic.connector)
 
     def start(self, plan: FeedPlan) -> None:
         """Raises OutsideError when the topic cannot be read, Missed when it no longer holds what follows."""
@@ -150,6 +146,7 @@ class TopicFeed:
         self._consumer.assign([self._partition])
         self._consumer.seek(self._partition, plan.cursor)
         self._cursor = plan.cursor
+        self._assembler.reached = plan.position
         self._watch = Watch(self._settings)
 
     def take(self, timeout: float) -> Batch | None:
@@ -192,32 +189,22 @@ class TopicFeed:
         return records
 
     def _arrivals(self, records: Sequence[Any]) -> list[Arrival]:
+        if self._assembler.broken:
+            raise self._assembler.broken
         if not records:
             return []
         payload = b"[" + b",".join([record.value or b"null" for record in records]) + b"]"
         return self._assembler.batch(decode(payload), 0, unavailable=holds_unavailable(payload))
 
     def _look_after(self, arrived: bool) -> None:
-        """In passing: the slot, and a task that has failed is started again."""
+        """In passing: the slot and the connector."""
         assert self._watch is not None
         if failure := self._watch.look(arrived):  # the slot is lost or gone, or a table is not published any more
             raise failure if isinstance(failure, Missed) else Missed(failure.what, COMPARED)
-        if arrived or time.monotonic() - self._looked < STATUS_SECONDS:
-            return
-        self._looked = time.monotonic()
-        try:
-            state = self._topic.connect.state(self._topic.connector)
-            self._failures = self._failures + 1 if "FAILED" in (state.state, state.task) else 0
-            if self._failures:
-                log.warning("connector failed, and is started again", extra={"reason": state.problem})
-                self._topic.connect.restart(self._topic.connector)
-        except OutsideError:
-            return  # what is in the topic can be read without Connect; `hub source status` tells of it
-        if self._failures >= FAILURES:
-            raise OutsideError(
-                f"The connector {self._topic.connector} fails again and again: {state.problem}.",
-                "Mend that; it is started again meanwhile.",
-            )
+        self._keeper.look(arrived)
+
+    def trouble(self) -> OutsideError | None:
+        return self._keeper.trouble
 
     def close(self) -> None:
         if self._watch is not None:

@@ -13,6 +13,7 @@ from cdc.envelope import OPERATIONS, Envelope, Source, TableReader
 from hub.changes import (
     Arrival,
     Commit,
+    Missed,
     Operation,
     Progress,
     RowChange,
@@ -23,8 +24,53 @@ from hub.changes import (
     Transaction,
     TransactionPart,
 )
+from hub.errors import OutsideError
 
 PART = 2_000  # changes of one transaction held in memory before they go on as a part
+COMPARED = "A new snapshot is taken and compared."
+
+
+class Numbers:
+    """Whether all records of a transaction have come to a topic, by the numbers that Debezium gives them.
+
+    A connector that is started again amid a transaction goes on after the last record whose offset it had stored, with
+    the next number and the next LSN. But the rows of a COPY share an LSN, and so do both halves of a changed key: what
+    had not been sent of them is skipped, and neither the numbers nor the END record's count show it. So where it goes
+    on after a record that need not have been the last of its LSN, nothing is known for sure.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0  # the number of the last record
+        self._alike = 1  # the number of the first record with its LSN
+        self._lsn = 0
+        self._alone = False  # nothing else can have its LSN
+        self._restarted = False  # since then
+        self.gap = ""  # what is missing, or may be; "" when nothing is
+
+    def restart(self) -> None:
+        """The connector has been started again."""
+        self._restarted = True
+
+    def take(self, number: int, lsn: int, alone: bool) -> None:
+        """The next record. `alone`: no other one has its LSN."""
+        if self._restarted or number != self._last + 1:
+            self._go_on(number)
+        if lsn != self._lsn:
+            self._lsn, self._alike = lsn, number
+        self._last, self._alone = number, alone
+
+    def end(self, count: int) -> None:
+        """The transaction's end; `count` is the number of its last record."""
+        if self._restarted or count != self._last:
+            self._go_on(count + 1)
+
+    def _go_on(self, number: int) -> None:
+        """After a restart, with this number; or after a gap."""
+        if number > self._last + 1:
+            self.gap = f"lacks the records {self._last + 1} to {number - 1}"
+        elif number > self._alike and not self._alone:
+            self.gap = "may lack rows, since Kafka Connect was interrupted amid it"
+        self._restarted = False
 
 
 class Assembler:
@@ -42,13 +88,15 @@ class Assembler:
         self._spooled = 0
         self._snapshot: list[RowChange] = []
         self._snapshot_commit = Source()  # of the last snapshot row
-        self._reached = 0  # commit LSN of the last arrival
+        self._numbers = Numbers()
+        self.reached = 0  # commit LSN of the last arrival; before the first, what the store has
+        self.broken: OutsideError | None = None  # why nothing can be made of what follows what was handed over
         self._arrivals: list[Arrival] = []
 
     def batch(
         self, envelopes: Sequence[Envelope | None], reached: int, closing: int = 0, unavailable: bool = True
     ) -> list[Arrival]:
-        """What is complete now.
+        """What is complete now; nothing more once `broken` is set.
 
         `reached`: the commit LSN in the offset of the batch's last record, 0 for none. `closing`: the first commit LSN
         that the heartbeats after the last row hold, where it differs. `unavailable`: some may be unchanged TOAST.
@@ -59,12 +107,15 @@ class Assembler:
             operation = OPERATIONS.get(envelope.op)
             if operation is None:
                 self._other(envelope)
+                if self.broken:
+                    break
             elif operation is Operation.READ:
                 self._snapshot_row(envelope, unavailable)
             else:
                 self._row(operation, envelope, unavailable)
         self._flush_snapshot()
-        self._close_by_offset(reached, closing or reached)
+        if not self.broken:
+            self._close_by_offset(reached, closing or reached)
         arrivals, self._arrivals = self._arrivals, []
         return arrivals
 
@@ -73,6 +124,8 @@ class Assembler:
         assert source is not None
         if source.txId != self._open:
             self._begin(source)
+        if envelope.transaction:
+            self._numbers.take(envelope.transaction.total_order, source.lsn or 0, operation is Operation.UPDATE)
         reader = self._readers.get((source.schema, source.table))
         if reader is None:
             return
@@ -114,15 +167,28 @@ class Assembler:
             if envelope.aggregate_type == "Initial Snapshot":
                 self._snapshot_event(envelope.type)
         elif envelope.status == "END":
-            transaction, _, lsn = envelope.id.partition(":")
-            if self._open == int(transaction):
-                self._close(int(lsn))
-            if self._ends:
-                self._progress(int(lsn))
-        elif envelope.op == "m" and envelope.source and envelope.source.txId not in (None, self._open):
-            self._begin(envelope.source)
-        elif envelope.op == "m" and envelope.source and self._ends and self._open is None:
-            self._progress(envelope.source.lsn or 0)  # all that committed before it has been handed over
+            self._end(envelope)
+        elif envelope.op == "m" and envelope.source:
+            self._message(envelope, envelope.source)
+
+    def _end(self, envelope: Envelope) -> None:
+        transaction, _, lsn = envelope.id.partition(":")
+        if self._open == int(transaction):
+            self._numbers.end(envelope.event_count or 0)
+            if self._ends and self._numbers.gap and int(lsn) > self.reached:
+                self.broken = Missed(f"Transaction {transaction} {self._numbers.gap}.", COMPARED)
+                return
+            self._close(int(lsn))
+        if self._ends:
+            self._progress(int(lsn))
+
+    def _message(self, envelope: Envelope, source: Source) -> None:
+        if source.txId not in (None, self._open):
+            self._begin(source)
+        elif self._ends and self._open is None:
+            self._progress(source.lsn or 0)  # all that committed before it has been handed over
+        if envelope.transaction:
+            self._numbers.take(envelope.transaction.total_order, source.lsn or 0, alone=False)
 
     def _snapshot_event(self, what: str) -> None:
         if what == "COMPLETED":
@@ -131,6 +197,21 @@ class Assembler:
             self._snapshot = []
             self._forget_open()
             self._arrivals.append(SnapshotBegun())
+        elif what == "SKIPPED":
+            self._restarted()
+
+    def _restarted(self) -> None:
+        """The connector has been started again, by Kafka Connect, or by the engine after it had lost the source.
+
+        The engine's goes on as `Numbers` tells, but has no numbers; a new one begins where the slot stands.
+        """
+        if self._ends:
+            self._numbers.restart()
+        elif self._open is not None:
+            self.broken = OutsideError(
+                "The connection to the source was lost amid a transaction.",
+                "Capture begins again with the whole of it.",
+            )
 
     @property
     def between(self) -> bool:
@@ -142,7 +223,7 @@ class Assembler:
         source = self._snapshot_commit
         commit = Commit(source.lsn or 0, source.txId or 0, source.ts_us)
         self._arrivals.append(SnapshotCompleted(commit))
-        self._reached = max(self._reached, commit.lsn)
+        self.reached = max(self.reached, commit.lsn)
 
     def _begin(self, source: Source) -> None:
         before = _lsn_before(source.sequence)
@@ -157,11 +238,11 @@ class Assembler:
         if self._changes or self._spooled:
             commit = Commit(lsn, self._open, self._committed_at)
             self._arrivals.append(Transaction(commit, self._changes, self._spooled))
-            self._reached = lsn
+            self.reached = lsn
         self._forget_open()
 
     def _forget_open(self) -> None:
-        self._open, self._changes, self._spooled = None, [], 0
+        self._open, self._changes, self._spooled, self._numbers = None, [], 0, Numbers()
 
     def _close_by_offset(self, reached: int, closing: int) -> None:
         if self._open is not None:
@@ -171,8 +252,8 @@ class Assembler:
         self._progress(reached)
 
     def _progress(self, reached: int) -> None:
-        if reached > self._reached:
-            self._reached = reached
+        if reached > self.reached:
+            self.reached = reached
             self._arrivals.append(Progress(reached))
 
     def _spool(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from hub.capture.role import Outside, definition, entities_of
+from hub.capture.role import Outside, definition
 from hub.catalogue import Catalogue, Column
 from hub.changes import Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
@@ -18,6 +18,7 @@ from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
 from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Project, Source, SubscriptionConfig
+from hub.project.streams import entities_of, stream_of, tables_of
 from hub.store import streams
 from hub.store.database import Store
 from hub.subscriptions import Subscription
@@ -75,19 +76,11 @@ class StreamOutside(Outside):
         return catalogue
 
     def _tables(self) -> set[str]:
-        def below(relations: Sequence[Any]) -> set[str]:
-            return {
-                name
-                for relation in relations
-                for name in (relation.table, relation.through, *below(relation.relations))
-                if name
-            }
-
         return {
             table
             for config in self._project.entities.values()
             if config.source == self._source.name and not config.derived
-            for table in {config.table, *below(config.relations)}
+            for table in tables_of(config)
         }
 
     def refuse_foreign_slot(self) -> None:
@@ -316,23 +309,32 @@ def require_engine(project: Project) -> None:
 
 def stored_entities(project: Project, store: Store) -> dict[str, Entity]:
     """Entities as the stored documents were made; those whose snapshot is due are left out."""
+    known = streams.load_streams(store)
     entities: dict[str, Entity] = {}
     for stream in stream_names(project):
-        state = streams.load_stream(store, stream)
-        if state is not None:
-            for config in entities_of(project, stream):
-                try:
-                    entities[config.name] = compile_entity(config, state.catalogue)
-                except InputError:  # a new snapshot is due for what was changed to a column that came since
-                    if state.entities.get(config.name) == definition(config):
-                        raise
+        for config in entities_of(project, stream):
+            # One that is to move is as the stream that has it still, or had it last, knows it.
+            states = [state for state in known if state.name == stream or config.name in state.entities]
+            state = min(states, key=lambda one: (config.name not in one.holds(), one.name != stream), default=None)
+            if state is None:
+                continue
+            try:
+                entities[config.name] = compile_entity(config, state.catalogue)
+            except InputError:  # a new snapshot is due for what was changed to a column that came since
+                if config.name in state.entities and state.entities[config.name].definition == definition(config):
+                    raise
     return entities
+
+
+def retired_streams(project: Project, store: Store) -> list[str]:
+    """Streams of the project's sources that the store knows, and that have no entity any more."""
+    names = stream_names(project)
+    known = (state.name for state in streams.load_streams(store))
+    return [name for name in known if name not in names and name.split("/", 1)[0] in project.sources]
 
 
 def stream_names(project: Project) -> list[str]:
     """ "source/stream", of every stream that has entities."""
-    from hub.capture.role import stream_of
-
     return sorted({stream_of(project, entity) for entity in project.entities.values() if not entity.derived})
 
 
@@ -385,6 +387,17 @@ def source_sql(project: Project, stream: str, catalogue: Catalogue) -> str:
     return sources.source_sql(
         _stream_columns(project, stream, catalogue), catalogue, slot_of(source, stream), source.url
     )
+
+
+def retire_sql(project: Project, stream: str) -> str:
+    """What takes away a stream's slot and publication, as comments: it is the reader's to choose when."""
+    from cdc import source as sources
+
+    source = source_of(project, stream)
+    lines = ["-- It has no entity any more. Once `hub run` runs with this project, drop its slot, which keeps the log:"]
+    if source.kafka:
+        lines.append(f"-- first, `hub source status {stream} --delete` takes its connector away.")
+    return "\n".join([*lines, sources.retire_sql(slot_of(source, stream))])
 
 
 def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[str, str, bool]]:

@@ -113,10 +113,12 @@ class Missed(OutsideError):
 
 
 class TakenOver(OutsideError):
-    """Another process has the stream: this one must not write any more."""
+    """Another process has the stream, or an entity of it: this one must not write any more."""
 
     def __init__(self, stream: str) -> None:
-        super().__init__(f"Another process follows {stream} now.", "This one ends, and leaves it to the other.")
+        super().__init__(
+            f"Another process follows {stream} now, or an entity of it.", "This one ends, and leaves it to the other."
+        )
 
 
 class Feed(Protocol):
@@ -130,6 +132,10 @@ class Feed(Protocol):
     def start(self, plan: FeedPlan) -> None: ...
 
     def take(self, timeout: float) -> Batch | None: ...
+
+    def trouble(self) -> OutsideError | None:
+        """Why nothing can arrive by now, as far as that is known and may pass by itself; None when nothing is wrong."""
+        ...
 
     def close(self) -> None: ...
 

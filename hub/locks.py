@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -16,7 +18,11 @@ from hub.errors import OutsideError
 from hub.store.database import Store
 from hub.store.workers import living
 
+RELEASE_SECONDS = 2.0  # for the server to hear that nobody waits for a lock any more
 LOOK_SECONDS = 0.2  # within which a file lock that somebody only looks at is free again
+
+# Seconds, and probes, after which the server ends the session of a machine that is gone.
+_KEEPALIVE = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
 
 
 class Lock(Protocol):
@@ -28,6 +34,14 @@ class Lock(Protocol):
 def hold(store: Store, role: str) -> Lock:
     """Take the lock of a role. OutsideError, naming the owner, when another process has it."""
     return _FileLock(store, role) if store.is_sqlite else _ServerLock(store, role)
+
+
+def await_turn(store: Store, role: str) -> Lock:
+    """Take the lock of a role, now or as soon as its owner has ended; this returns at once.
+
+    For who has the role by other means, so that the lock only tells of it. Postgres alone.
+    """
+    return _ServerLock(store, role, queue=True)
 
 
 def owner(store: Store, role: str) -> str | None:
@@ -108,18 +122,33 @@ def _file_owner(store: Store, role: str) -> str | None:
 
 
 class _ServerLock:
-    """A session's advisory lock: it goes with the connection."""
+    """A session's advisory lock: it goes with the connection, soon after the machine of its owner is gone."""
 
-    def __init__(self, store: Store, role: str) -> None:
+    def __init__(self, store: Store, role: str, *, queue: bool = False) -> None:
+        self._waiting: threading.Thread | None = None
         name = f"hub {role} {socket.gethostname()} {os.getpid()}"[:63]
         self._connection = psycopg.connect(_conninfo(store), autocommit=True, application_name=name)
+        self._connection.execute(_KEEPALIVE)
         taken = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (_number(role),)).fetchone()
-        if not taken or not taken[0]:
-            holder = _server_owner(self._connection, role)
-            self._connection.close()
-            raise _refuse(role, holder or "a process that is just ending")
+        if taken and taken[0]:
+            return
+        if queue:
+            self._waiting = threading.Thread(target=self._await, args=(role,), name="lock", daemon=True)
+            self._waiting.start()
+            return
+        holder = _server_owner(self._connection, role)
+        self._connection.close()
+        raise _refuse(role, holder or "a process that is just ending")
+
+    def _await(self, role: str) -> None:
+        with suppress(psycopg.Error):  # released meanwhile, or the server is gone: the lock says nothing then
+            self._connection.execute("SELECT pg_advisory_lock(%s)", (_number(role),))
 
     def release(self) -> None:
+        if self._waiting and self._waiting.is_alive():
+            with suppress(psycopg.Error):
+                self._connection.cancel_safe(timeout=RELEASE_SECONDS)
+            self._waiting.join(RELEASE_SECONDS)
         self._connection.close()
 
 

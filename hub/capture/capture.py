@@ -79,6 +79,9 @@ class Capture:
         self.fan_out = fan_out
         self.layout: Layout = make_layout(entities, store.name_id, state.name)
         self.drifted: set[str] = set()  # tables that lost a column
+        with self.write() as connection:
+            used = self.layout.tables.values(), self.layout.lookups.values()
+            streams.drop_unused(connection, state.name, *([one.id for one in some] for some in used))
         self.assemblers = {entity.name: Assembler(entity, self.layout) for entity in entities}
         self.published = _published(store, entities, subscriptions)
         tables = streams.load_tables(store)
@@ -473,7 +476,7 @@ class Capture:
 
     def _apply_part(self, fan_out: FanOut, part: int) -> None:
         with self.store.read() as connection:
-            changes = streams.load_part(connection, self.state.id, part)
+            changes = self._captured(streams.load_part(connection, self.state.id, part))
             view, _ = self.open(connection)
             items: set[Item] = set()
             carried: list[tuple[int, Item]] = []
@@ -495,6 +498,16 @@ class Capture:
             self._save_run(connection, view, run)
         self.run = run
         self.floors = view.floors
+
+    def _captured(self, changes: Iterable[RowChange]) -> list[RowChange]:
+        """Those of a spooled transaction, without what only an entity has used that has moved away since."""
+        found = []
+        for change in changes:
+            kept = self.layout.tables.get(change.table)
+            if kept is not None:
+                values = {column: value for column, value in change.values.items() if column in kept.columns}
+                found.append(RowChange(change.table, change.operation, values))
+        return found
 
     def _loaded(self, view: View, changes: Iterable[RowChange]) -> Sequence[RowChange]:
         """The changes, once the rows as they were have been read in one statement a table."""
@@ -596,20 +609,30 @@ class Capture:
 
     def _snapshot_completed(self, commit: Commit) -> None:
         """The rows are whole: every document is compared with what the journal has, as a fan-out."""
-        cause = Cause.SNAPSHOT if not self.position else Cause.RESYNC  # none has been completed yet
         tables = self.layout.tables.values()
         with self.write() as connection:
             ids = [kept.id for kept in tables]
-            streams.complete_snapshot(connection, self.state, self.run, commit.lsn, self.cursor, ids)
-            fan_out = streams.save_fan_out(connection, self.state.id, commit, cause)
-            streams.save_items(connection, fan_out.id, [(p.id, *EVERY) for p in self.published.values()])
+            made = streams.complete_snapshot(connection, self.state, self.run, commit.lsn, self.cursor, ids)
+            begun = [
+                self._begin_load(connection, commit, cause, [self.published[name].id for name in names])
+                for cause, names in (
+                    (Cause.SNAPSHOT, self.published.keys() - made),
+                    (Cause.RESYNC, self.published.keys() & made),
+                )
+                if names
+            ]
         self._late.catch_up()
         self.position = commit.lsn
         self._in_snapshot = False
         self.floors = {kept.name: self.run for kept in tables}
         self.drifted = set()
-        self.pending.append(fan_out)
+        self.pending += begun
         log.info("snapshot complete", extra={"stream": self.state.name, "lsn": lsn_text(commit.lsn), "run": self.run})
+
+    def _begin_load(self, connection: sa.Connection, commit: Commit, cause: Cause, entity_ids: Iterable[int]) -> FanOut:
+        fan_out = streams.save_fan_out(connection, self.state.id, commit, cause)
+        streams.save_items(connection, fan_out.id, [(id, *EVERY) for id in entity_ids])
+        return fan_out
 
     def _progress(self, lsn: int) -> bool:
         """Store that there was nothing up to `lsn`, now and then. False while that waits."""

@@ -2,7 +2,8 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -13,8 +14,9 @@ from hub.catalogue import Catalogue
 from hub.changes import Batch, Feed, FeedPlan, Missed, Progress, lsn_text
 from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
-from hub.errors import InputError
+from hub.errors import InputError, OutsideError
 from hub.project import EntityConfig, Project
+from hub.project.streams import entities_of, stream_of
 from hub.store import streams
 from hub.store.database import Store
 from hub.store.streams import RESNAPSHOT, SNAPSHOT, STREAMING, StreamState
@@ -23,6 +25,7 @@ from hub.subscriptions import Subscription
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.5  # seconds that the loop waits for arrivals before it looks around
+TROUBLE_SECONDS = 5.0  # that a feed may be in trouble while somebody waits for the stream to catch up
 
 
 class Outside(Protocol):
@@ -79,16 +82,6 @@ def _forget_places(plain: Any) -> None:
             _forget_places(value)
 
 
-def stream_of(project: Project, entity: EntityConfig) -> str:
-    """ "source/stream": the one that names the entity, else the source's "main"."""
-    streams = project.sources[entity.source].streams
-    return f"{entity.source}/{next((name for name, held in streams.items() if entity.name in held), 'main')}"
-
-
-def entities_of(project: Project, stream: str) -> list[EntityConfig]:
-    return [e for e in project.entities.values() if not e.derived and stream_of(project, e) == stream]
-
-
 @dataclass(frozen=True, slots=True)
 class Start:
     """How a stream begins, decided but not begun."""
@@ -98,6 +91,7 @@ class Start:
     entities: Sequence[Entity]
     plan: FeedPlan
     missed: str  # why a new snapshot is to be compared; "" for a first one, and where the stream goes on
+    come: Collection[str]  # entities that have been in another stream: a snapshot is due for them
 
 
 def decide(store: Store, project: Project, stream: str, outside: Outside) -> Start:
@@ -107,16 +101,15 @@ def decide(store: Store, project: Project, stream: str, outside: Outside) -> Sta
     OutsideError when the source cannot be followed.
     """
     configs = entities_of(project, stream)
-    state = streams.load_stream(store, stream)
+    known = streams.load_streams(store)
+    state = next((one for one in known if one.name == stream), None)
+    come = _come(known, stream, configs)
     missed = ""
-    if state is not None and state.state == STREAMING:
-        _require_same(state, _definitions(configs))
-        missed = outside.missed(state.position)
-        if not missed:
+    if state is not None and (state.state == STREAMING or (state.state == SNAPSHOT and outside.keeps_snapshots)):
+        _require_same(state, _definitions(config for config in configs if config.name not in come))
+        missed = outside.missed(state.position) if state.state == STREAMING else ""
+        if not missed and not come:
             return _going_on(state, configs)
-    if state is not None and state.state == SNAPSHOT and outside.keeps_snapshots:
-        _require_same(state, _definitions(configs))
-        return _going_on(state, configs)
     catalogue = outside.read_catalogue()
     entities = [compile_entity(config, catalogue) for config in configs]
     if state is None:
@@ -124,19 +117,27 @@ def decide(store: Store, project: Project, stream: str, outside: Outside) -> Sta
     plan = FeedPlan(True, columns=captured_columns(entities))
     # Before the snapshot is noted as begun: a slot that appears later would be taken for the stream's own.
     outside.require_ready(catalogue, plan)
-    return Start(state, catalogue, entities, plan, missed)
+    return Start(state, catalogue, entities, plan, missed, come)
+
+
+def _come(known: Iterable[StreamState], stream: str, configs: Iterable[EntityConfig]) -> set[str]:
+    """The entities that this stream does not hold, and that have been in another one, or in this one before."""
+    ever = {name for state in known for name in state.entities}
+    held = {name for state in known if state.name == stream for name in state.holds()}
+    return {config.name for config in configs if config.name in ever - held}
 
 
 def _going_on(state: StreamState, configs: Iterable[EntityConfig]) -> Start:
     entities = [compile_entity(config, state.catalogue) for config in configs]
     plan = FeedPlan(False, state.position, captured_columns(entities), state.cursor)
-    return Start(state, state.catalogue, entities, plan, "")
+    return Start(state, state.catalogue, entities, plan, "", ())
 
 
 def begin(
     store: Store, project: Project, stream: str, outside: Outside
 ) -> tuple[StreamState, Sequence[Entity], FeedPlan]:
     """Begin as decided, and say how. Errors as of `decide`."""
+    settle_moves(store, project, stream)
     start = decide(store, project, stream, outside)
     if start.state is not None and not start.plan.snapshot:
         log.info("stream goes on", extra={"stream": stream, "after": lsn_text(start.plan.position)})
@@ -144,9 +145,13 @@ def begin(
     if start.missed:
         log.warning("changes were missed, a new snapshot is compared", extra={"stream": stream, "reason": start.missed})
     definitions = _definitions(entities_of(project, stream))
+    if start.come:
+        log.warning("entities have come from another stream", extra={"stream": stream, "entities": sorted(start.come)})
+    # Before anything is changed outside: what the snapshot shows must not be older than what others have made.
     if start.state is not None:
-        streams.take_over(store, start.state)  # before anything is changed outside
-    cursor = outside.renew(first=start.state is None)
+        streams.take_over(store, start.state)
+    streams.take_entities(store, stream, definitions.keys())
+    cursor = outside.renew(first=start.state is None and not start.come)
     state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor or 0)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})
     return state, start.entities, FeedPlan(cursor is None, 0, start.plan.columns, cursor or 0)
@@ -157,8 +162,8 @@ def _definitions(configs: Iterable[EntityConfig]) -> dict[str, object]:
 
 
 def _require_same(state: StreamState, definitions: Mapping[str, Any]) -> None:
-    names = sorted({*state.entities, *definitions})
-    changed = [name for name in names if state.entities.get(name) != definitions.get(name)]
+    held = state.holds()
+    changed = sorted(name for name in {*held, *definitions} if held.get(name) != definitions.get(name))
     if changed:
         one = len(changed) == 1
         raise InputError(
@@ -166,6 +171,39 @@ def _require_same(state: StreamState, definitions: Mapping[str, Any]) -> None:
             "documents were made with.",
             "Put it back as it was, or run `hub source resnapshot`, which compares all documents anew.",
         )
+
+
+def settle_moves(store: Store, project: Project, stream: str) -> None:
+    """Have the stream make no more versions of what the project has in another one.
+
+    InputError when the project is older than the last move. TakenOver as of `take_over`.
+    """
+    known = streams.load_streams(store)
+    wanted = {config.name: stream_of(project, config) for config in project.entities.values() if not config.derived}
+    _refuse_old_project(known, wanted, stream)
+    state = next((one for one in known if one.name == stream), None)
+    moved = {name for name in (state.holds() if state else ()) if wanted.get(name, stream) != stream}
+    if state and moved:
+        streams.give_up_entities(store, state, moved)
+        log.info("entities have moved to another stream", extra={"stream": stream, "entities": sorted(moved)})
+
+
+def _refuse_old_project(known: Iterable[StreamState], wanted: Mapping[str, str], stream: str) -> None:
+    """An entity comes back to a stream that has given it up only where a new snapshot of that was asked for.
+
+    Otherwise a machine whose project was forgotten would take back what has moved.
+    """
+    by_name = {state.name: state for state in known}
+    owners = {name: state.name for state in known for name in state.holds()}
+    for entity, to in wanted.items():
+        owner = owners.get(entity, to)
+        if owner == to or stream not in (owner, to) or to not in by_name:
+            continue
+        if entity in by_name[to].entities and by_name[to].state != RESNAPSHOT:
+            raise InputError(
+                f"The entity {entity} has moved from {to} to {owner}, and this project has it in {to}.",
+                f"Bring this machine's hub.yaml up to date; to have it come back, run `hub source resnapshot {to}`.",
+            )
 
 
 class Role:
@@ -183,10 +221,21 @@ class Role:
         self._store = store
         self._stream = state.name
         self._bell = bell
+        self._trouble = ""  # the feed's, as it was noted last
+        self._troubled_since = 0.0
         self.capture = Capture(store, state, entities, subscriptions, fan_out)
 
-    def run(self, feed: Feed, stopped: Callable[[], bool], goal: int | None = None) -> None:
-        """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for."""
+    def run(
+        self,
+        feed: Feed,
+        stopped: Callable[[], bool],
+        goal: int | None = None,
+        patience: float = TROUBLE_SECONDS,
+    ) -> None:
+        """Until `stopped`, or all up to `goal` is done with. Missed when a snapshot was asked for.
+
+        OutsideError when the feed is in trouble for longer than `patience`, in seconds, and there is a goal.
+        """
         _calm_collector()
         self._store.ring("dispatch")  # who had the stream may have been killed between a commit and its ring
         busy = True
@@ -198,8 +247,26 @@ class Role:
             if batch is not None:
                 self._apply(batch)
             busy = self.capture.work(idle=batch is None or all(type(one) is Progress for one in batch.arrivals))
+            trouble = feed.trouble()
+            self._note(trouble)
             if goal is not None and self.capture.position >= goal and not busy:
                 return
+            if goal is not None and trouble and time.monotonic() - self._troubled_since > patience:
+                raise trouble
+
+    def _note(self, trouble: OutsideError | None) -> None:
+        """Say, once, that nothing can arrive, and why; and that it does again."""
+        said = str(trouble or "")
+        if said == self._trouble:
+            return
+        if not self._trouble:
+            self._troubled_since = time.monotonic()
+        self._trouble = said
+        streams.note_problem(self._store, self._stream, said)
+        if said:
+            log.warning("stream stands still", extra={"stream": self._stream, "reason": said})
+        else:
+            log.info("stream goes on by itself", extra={"stream": self._stream})
 
     def _apply(self, batch: Batch) -> None:
         # What is not stored yet is let go with the next batch that is.

@@ -1,6 +1,7 @@
-"""Removing rows that a newer snapshot or a truncate has made absent, piece by piece.
+"""Removing rows that a newer snapshot or a truncate has made absent, or whose table no entity uses any more.
 
-Absent they are from the moment the table's floor rose; sweeping only gives back the room.
+Absent they are from the moment the table's floor rose or it was dropped; sweeping, piece by piece, only gives back the
+room.
 """
 
 import time
@@ -24,6 +25,8 @@ class Sweep:
         self._size = PieceSize(FIRST, SMALLEST, LARGEST)
         self._after: dict[tuple[str, int], str] = {}  # by table and floor: the last key looked at
         tables = streams.load_tables(capture.store)
+        with capture.store.read() as connection:
+            self._dropped = streams.dropped(connection)
         self._swept = {kept.name: tables.get(kept.id, (0, 0, ""))[1] for kept in capture.layout.tables.values()}
 
     def piece(self) -> bool:
@@ -32,7 +35,17 @@ class Sweep:
             if self._swept.get(name, 0) < floor:
                 self._piece(name, floor)
                 return True
-        return False
+        if self._dropped:
+            self._remove(self._dropped[-1])
+        return bool(self._dropped)
+
+    def _remove(self, id: int) -> None:
+        with self._capture.write() as connection:
+            started = time.monotonic()
+            last = streams.remove_dropped(connection, id, self._size.value)
+        self._size.took(time.monotonic() - started)
+        if last:
+            self._dropped.pop()
 
     def _piece(self, name: str, floor: int) -> None:
         kept = self._capture.layout.tables[name]

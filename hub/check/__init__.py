@@ -14,6 +14,7 @@ from hub.documents import Shape
 from hub.errors import InputError, Problem
 from hub.project import Columns, Destination, EntityConfig, Place, Project, Relation
 from hub.project.problems import Problems
+from hub.project.streams import stream_of, tables_of
 
 
 def check(
@@ -34,6 +35,7 @@ def check(
     unread = {problem.file for problem in known}
     check_later(project, problems)
     _check_use(project, problems)
+    _check_streams(project, problems)
     shapes: dict[str, Shape | None] = {}
     for entity in project.entities.values():
         _check_names(entity, problems)
@@ -72,6 +74,28 @@ def _check_use(project: Project, problems: Problems) -> None:
         problems.note(
             None, "The console listens beyond this machine without a token.", "Give it 'token: ${HUB_TOKEN}'."
         )
+
+
+def _check_streams(project: Project, problems: Problems) -> None:
+    """What streams cost: each keeps the rows of a table that is in several; a slot without entities keeps the log."""
+    for source in project.sources.values():
+        if not source.streams:
+            continue
+        place = source.places.get("streams") or source.place
+        streams: dict[str, set[str]] = {}  # by table
+        entities = [e for e in project.entities.values() if e.source == source.name and not e.derived]
+        for entity in entities:
+            for table in tables_of(entity):
+                streams.setdefault(table, set()).add(stream_of(project, entity).split("/", 1)[1])
+        for table, several in sorted(streams.items()):
+            if len(several) > 1:
+                problems.note(place, f"{table} is in the streams {', '.join(sorted(several))}: each keeps its rows.")
+        if entities and "main" not in {stream for several in streams.values() for stream in several}:
+            problems.note(
+                place,
+                f"No entity is in the stream main: its slot {source.slot}, where there is one, keeps the source's log.",
+                "`hub status` says whether it is there, `hub source sql` how to drop it.",
+            )
 
 
 def _check_forwarders(entity: EntityConfig, project: Project, problems: Problems) -> None:

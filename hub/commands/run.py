@@ -18,7 +18,6 @@ from hub.errors import InputError, OutsideError
 from hub.logs import configure
 
 if TYPE_CHECKING:
-    from hub.locks import Lock
     from hub.project import Project
     from hub.store.database import Store
 
@@ -163,11 +162,13 @@ def _require_sources(project: "Project", store: "Store") -> None:
 
     Where the store has documents, deliveries go on while capture tries again.
     """
-    from hub.bootstrap import build_outside, stream_names
-    from hub.capture.role import decide
+    from hub.bootstrap import build_outside, retired_streams, stream_names
+    from hub.capture.role import decide, settle_moves
     from hub.store.streams import load_stream
 
     names = stream_names(project)
+    for name in (*names, *retired_streams(project, store)):
+        settle_moves(store, project, name)
     has_documents = any((state := load_stream(store, name)) and state.position for name in names)
     for name in names:
         try:
@@ -208,11 +209,13 @@ def _changes(project: "Project", store: "Store") -> list[str]:
 
 def _capture(project: "Project", stream: str, until_idle: bool, shared: bool) -> None:
     from hub.changes import Missed, TakenOver
+    from hub.locks import await_turn, hold
     from hub.store.database import open_store
     from hub.store.streams import ask_resnapshot, note_problem
 
     store = open_store(project.store)
-    lock = _hold_stream(store, stream, shared)
+    # What the group gives to this worker, one that hangs may have the lock of still.
+    lock = (await_turn if shared else hold)(store, f"capture {stream}")
     try:
         _follow(project, store, stream, until_idle)
     except TakenOver:
@@ -223,20 +226,7 @@ def _capture(project: "Project", stream: str, until_idle: bool, shared: bool) ->
             ask_resnapshot(store, stream)
         raise
     finally:
-        if lock:
-            lock.release()
-
-
-def _hold_stream(store: "Store", stream: str, shared: bool) -> "Lock | None":
-    """The stream's lock. Where the group gave it to this worker, one that hangs may have the lock still."""
-    from hub.locks import hold
-
-    try:
-        return hold(store, f"capture {stream}")
-    except OutsideError:
-        if shared:
-            return None
-        raise
+        lock.release()
 
 
 def _follow(project: "Project", store: "Store", stream: str, until_idle: bool) -> None:

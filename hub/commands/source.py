@@ -18,20 +18,37 @@ def source() -> None:
 
 
 @source.command()
+@click.argument("stream", required=False)
 @click.option("--url", default="", help="Read the catalogue by this URL, while the hub's own role is not there yet.")
 @pass_project
-def sql(option: ProjectOption, url: str) -> None:
-    """Print the SQL that a DBA runs once: role, grants and publication. It changes nothing itself.
+def sql(option: ProjectOption, stream: str | None, url: str) -> None:
+    """Print the SQL that a DBA runs once, for STREAM or for all: role, grants, publication. It changes nothing itself.
+
+    For a stream that has no entity any more: what drops its slot and publication, as comments.
 
     \b
     Example: hub source sql --url postgresql://dba@db/legacy | psql postgresql://dba@db/legacy
     """
-    from hub.bootstrap import read_catalogue, source_of, source_sql, stream_names
+    from hub.bootstrap import read_catalogue, retire_sql, source_of, source_sql, stream_names
 
-    for stream in stream_names(option.project):
-        config = source_of(option.project, stream)
+    names, retired = stream_names(option.project), _retired(option)
+    for name in [known(stream, [*names, *retired], "stream")] if stream else [*names, *retired]:
+        if name in retired:
+            click.echo(f"-- {name}\n{retire_sql(option.project, name)}")
+            continue
+        config = source_of(option.project, name)
         catalogue = read_catalogue(dataclasses.replace(config, url=url or config.url))
-        click.echo(f"-- {stream}\n{source_sql(option.project, stream, catalogue)}")
+        click.echo(f"-- {name}\n{source_sql(option.project, name, catalogue)}")
+
+
+def _retired(option: ProjectOption) -> list[str]:
+    """Streams that have no entity any more; none while there is no store."""
+    from hub.bootstrap import retired_streams
+
+    try:
+        return retired_streams(option.project, option.store)
+    except OutsideError:
+        return []
 
 
 password_option = click.option(
@@ -142,7 +159,7 @@ def _streams(option: ProjectOption, stream: str | None) -> list[str]:
 
     names = stream_names(option.project)
     if stream:
-        return [known(stream, names, "stream")]
+        return [known(stream, [*names, *_retired(option)], "stream")]
     followed = [name for name in names if source_of(option.project, name).kafka]
     if not followed:
         raise InputError("No source is followed by Kafka Connect.", "Give one `kafka:` in hub.yaml.")

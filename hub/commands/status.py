@@ -36,7 +36,7 @@ def status(context: click.Context, option: ProjectOption, as_json: bool) -> None
 
 
 def _read(option: ProjectOption) -> Status:
-    from hub.bootstrap import log_end, stream_names
+    from hub.bootstrap import log_end, retired_streams, slot_of, source_of, stream_names
 
     project = option.project
     return read_status(
@@ -45,6 +45,7 @@ def _read(option: ProjectOption) -> Status:
         stream_names(project),
         lambda stream: log_end(project, stream),
         lambda role: owner(option.store, role),
+        [(name, slot_of(source_of(project, name), name)) for name in retired_streams(project, option.store)],
     )
 
 

@@ -83,7 +83,7 @@ def _run(verifier: Verifier, sample: int | None) -> tuple[int, list[Difference]]
 
 def _stream(option: ProjectOption, entity: Entity) -> Stream:
     from hub.bootstrap import build_outside, connect_source, slot_of
-    from hub.capture.role import stream_of
+    from hub.project.streams import stream_of
 
     source = option.project.sources[entity.source]
     name = stream_of(option.project, option.project.entities[entity.name])

@@ -68,6 +68,26 @@ class StreamStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class RetiredStream:
+    """One that the store knows, and that has no entity in the project any more."""
+
+    name: str
+    slot: str  # the name of its replication slot
+    log: LogEnd
+
+    @property
+    def problem(self) -> str:
+        """What an operator should do about its slot; "" when that is gone, or nothing is known of it."""
+        if self.log.slot in ("", "missing"):
+            return ""
+        kept = "" if self.log.kept is None else f" of {self.log.kept} bytes"
+        return (
+            f"Stream {self.name} has no entity any more, and its slot {self.slot} keeps the source's log{kept} for "
+            "nobody: `hub source sql` says how to drop it."
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SubscriptionStatus:
     name: str
     state: str  # active, paused, disabled
@@ -91,10 +111,12 @@ class Status:
     destinations: tuple[DestinationStatus, ...]
     made_at: int  # microseconds since 1970, when the newest version was made; 0: there is none
     dispatch: str  # who runs it; "" when nobody does
+    retired: tuple[RetiredStream, ...] = ()
 
     def problems(self) -> list[str]:
         """What an operator has to look at, one sentence each; [] when all is well."""
         found = [problem for stream in self.streams for problem in _stream_problems(stream)]
+        found += [stream.problem for stream in self.retired if stream.problem]
         for subscription in self.subscriptions:
             if subscription.parked:
                 found.append(f"{subscription.name}: {subscription.parked} parked; see `hub deliveries list`.")
@@ -125,9 +147,17 @@ Owner = Callable[[str], str | None]  # of a role: who holds its lock
 
 
 def read_status(
-    store: Store, project: Project, streams: Iterable[str], log_end: Callable[[str], LogEnd], owner: Owner
+    store: Store,
+    project: Project,
+    streams: Iterable[str],
+    log_end: Callable[[str], LogEnd],
+    owner: Owner,
+    retired: Iterable[tuple[str, str]] = (),
 ) -> Status:
-    """One consistent view of the store. `log_end` asks the source of a stream, which is named "source/stream"."""
+    """One consistent view of the store. `log_end` asks the source of a stream, which is named "source/stream".
+
+    `retired`: streams without entities, and the names of their slots.
+    """
     outside = [(name, log_end(name), owner(f"capture {name}") or "") for name in streams]
     dispatch = owner("dispatch") or ""
     with store.read() as connection:
@@ -140,6 +170,7 @@ def read_status(
             destinations=_destinations(connection, project),
             made_at=made_at or 0,
             dispatch=dispatch,
+            retired=tuple(RetiredStream(name, slot, log_end(name)) for name, slot in retired),
         )
 
 

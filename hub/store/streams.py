@@ -22,6 +22,7 @@ from hub.store.tables import (
     stream,
     table_state,
 )
+from hub.store.tables import name as names
 
 SNAPSHOT = "snapshot"  # a snapshot is being taken, or was cut short
 STREAMING = "streaming"
@@ -31,6 +32,14 @@ EVERY = (-1, "")  # the fan-out item that means every document of the entity
 _decode_changes = msgspec.json.Decoder(list[RowChange]).decode
 
 
+class Held(msgspec.Struct, frozen=True):
+    """One entity in a stream."""
+
+    definition: object  # as of the stream's snapshot
+    made: bool = False  # documents of it have been made, here or in another stream before
+    gone: bool = False  # it is in another stream since, or in none: this one makes no version of it any more
+
+
 class StreamState(msgspec.Struct, frozen=True):
     id: int
     name: str  # "source/stream"
@@ -38,12 +47,19 @@ class StreamState(msgspec.Struct, frozen=True):
     state: str  # SNAPSHOT, STREAMING or RESNAPSHOT
     run: int  # number of the snapshot run that rows are written with; 0: none yet
     catalogue: Catalogue
-    entities: dict[str, object]  # definitions as of the snapshot, by name
+    entities: dict[str, Held]  # by name: those that it makes, and those that it has made
     problem: str  # why it stands still; "" when it does not
     seen_at: int
     imaged: int | None  # the images of tables that the journal holds are as of this document; None: as of now
     cursor: int  # where reading goes on in a topic; 0 where the position says it
     epoch: int  # of the process that has the stream
+
+    def holds(self) -> dict[str, object]:
+        """Definitions, as of the stream's snapshot, of the entities that it makes versions of."""
+        return {name: held.definition for name, held in self.entities.items() if not held.gone}
+
+
+_decode_entities = msgspec.json.Decoder(dict[str, Held]).decode
 
 
 class FanOut(msgspec.Struct, frozen=True):
@@ -72,21 +88,30 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def load_stream(store: Store, name: str) -> StreamState | None:
-    id = store.find_name("stream", name)
-    if id is None:
-        return None
+    found = _load(store, names.c.name == name)
+    return found[0] if found else None
+
+
+def load_streams(store: Store) -> list[StreamState]:
+    """All that the store knows, those included that the project has no more."""
+    return _load(store, sa.true())
+
+
+def _load(store: Store, wanted: sa.ColumnElement[bool]) -> list[StreamState]:
+    query = sa.select(names.c.name, stream).join(names, names.c.id == stream.c.stream_id).where(wanted)
     with store.read() as connection:
-        row = connection.execute(sa.select(stream).where(stream.c.stream_id == id)).mappings().first()
-    if row is None:
-        return None
+        return [_state(row) for row in connection.execute(query.order_by(names.c.name)).mappings()]
+
+
+def _state(row: sa.RowMapping) -> StreamState:
     return StreamState(
-        id=id,
-        name=name,
+        id=row["stream_id"],
+        name=row["name"],
         position=row["position"],
         state=row["state"],
         run=row["run"],
         catalogue=msgspec.json.decode(row["catalogue"], type=Catalogue),
-        entities=msgspec.json.decode(row["entities"]),
+        entities=_decode_entities(row["entities"]),
         problem=row["problem"],
         seen_at=row["seen_at"],
         imaged=row["imaged"],
@@ -104,12 +129,13 @@ def begin_snapshot(
     """
     id = store.name_id("stream", name)
     before = load_stream(store, name)
+    held = _held(load_streams(store), before, entities)
     values = {
         "position": before.position if before else 0,
         "state": SNAPSHOT,
         "run": (before.run if before else 0) + 1,
         "catalogue": msgspec.json.encode(catalogue),
-        "entities": msgspec.json.encode(entities),
+        "entities": msgspec.json.encode(held),
         "problem": "",
         "seen_at": now(),
         "imaged": None,  # the snapshot brings them all
@@ -130,6 +156,15 @@ def begin_snapshot(
     state = load_stream(store, name)
     assert state is not None
     return state
+
+
+def _held(known: Iterable[StreamState], before: StreamState | None, entities: Mapping[str, object]) -> dict[str, Held]:
+    """What a stream holds from a snapshot of `entities` on; the others that it held are gone."""
+    made = {name for state in known for name, held in state.entities.items() if held.made}
+    gone = {
+        name: msgspec.structs.replace(held, gone=True) for name, held in (before.entities if before else {}).items()
+    }
+    return gone | {name: Held(definition, name in made) for name, definition in entities.items()}
 
 
 def _void(connection: sa.Connection, stream_id: int) -> None:
@@ -157,6 +192,44 @@ def take_over(store: Store, state: StreamState) -> StreamState:
     found = load_stream(store, state.name)
     assert found is not None
     return found
+
+
+def take_entities(store: Store, name: str, entities: Collection[str]) -> None:
+    """See to it that no stream but `name` makes versions of these any more, whoever runs it by which project.
+
+    A process that does cannot write from here on. What it had pending of them is void: the one that takes them
+    compares them whole.
+    """
+    with store.write() as connection:
+        query = sa.select(names.c.name, stream).join(names, names.c.id == stream.c.stream_id)
+        rows = connection.execute(query.order_by(stream.c.stream_id).with_for_update(of=stream)).mappings().all()
+        for state in map(_state, rows):
+            if state.name != name:
+                _give_up(connection, state, entities)
+
+
+def give_up_entities(store: Store, state: StreamState, entities: Collection[str]) -> None:
+    """See to it that the stream makes no version of these any more. TakenOver when another process has it since."""
+    with store.write() as connection:
+        require_epoch(connection, state)
+        _give_up(connection, state, entities)
+
+
+def _give_up(connection: sa.Connection, state: StreamState, entities: Collection[str]) -> None:
+    leaving = {name: held for name, held in state.entities.items() if name in entities and not held.gone}
+    if not leaving:
+        return
+    held = state.entities | {name: msgspec.structs.replace(one, gone=True) for name, one in leaving.items()}
+    mine = stream.c.stream_id == state.id
+    values = {"entities": msgspec.json.encode(held), "epoch": state.epoch + 1}
+    connection.execute(stream.update().where(mine).values(values))
+    ids = sa.select(names.c.id).where(names.c.kind == "entity", names.c.name.in_(leaving))
+    pending = sa.select(fan_out.c.id).where(fan_out.c.stream_id == state.id)
+    of_these = sa.and_(fan_out_item.c.entity_id.in_(ids), fan_out_item.c.fan_out_id.in_(pending))
+    connection.execute(fan_out_item.delete().where(of_these))
+    if all(one.gone for one in held.values()):  # nobody may run it any more
+        _void(connection, state.id)
+        drop_unused(connection, state.name, (), ())
 
 
 def require_epoch(connection: sa.Connection, state: StreamState) -> None:
@@ -202,16 +275,20 @@ def note_problem(store: Store, name: str, problem: str) -> None:
 
 def complete_snapshot(
     connection: sa.Connection, state: StreamState, run: int, position: int, cursor: int, table_ids: Iterable[int]
-) -> None:
-    """From here on rows of older runs are absent, and what a table's columns were before is forgotten."""
-    connection.execute(
-        stream.update()
-        .where(stream.c.stream_id == state.id)
-        .values(position=position, cursor=cursor, state=STREAMING, seen_at=now(), problem="")
-    )
+) -> frozenset[str]:
+    """From here on rows of older runs are absent, and what a table's columns were before is forgotten.
+
+    The entities of which documents had been made before.
+    """
+    mine = stream.c.stream_id == state.id
+    entities = _decode_entities(connection.execute(sa.select(stream.c.entities).where(mine)).scalar_one())
+    made = {name: msgspec.structs.replace(held, made=True) for name, held in entities.items() if not held.gone}
+    values = {"position": position, "cursor": cursor, "state": STREAMING, "seen_at": now(), "problem": ""}
+    connection.execute(stream.update().where(mine).values(entities=msgspec.json.encode(entities | made), **values))
     for table_id in table_ids:
         save_floor(connection, table_id, run)
         connection.execute(table_state.update().where(table_state.c.table_id == table_id).values(drift=""))
+    return frozenset(name for name, held in entities.items() if held.made)
 
 
 # tables
@@ -275,6 +352,52 @@ def delete_images(
     sql = statements(connection)
     write_many(connection, sql.delete("row_image", ("table_id", "key")), [(table_id, key) for key in keys])
     write_many(connection, sql.delete("row_reference", ("lookup_id", "value", "row_key")), references)
+
+
+# tables and lookups that no entity uses any more
+
+
+_DROPPED_TABLE, _DROPPED_LOOKUP = _DROPPED = "dropped table", "dropped lookup"  # kinds of names
+
+
+def drop_unused(
+    connection: sa.Connection, stream_name: str, table_ids: Collection[int], lookup_ids: Collection[int]
+) -> None:
+    """Part with the tables and lookups of a stream that are not among these; what they hold is removed in pieces.
+
+    A table that comes back gets another number, so that it begins empty.
+    """
+    of_stream = sa.and_(names.c.kind == "table", names.c.name.startswith(f"{stream_name}/", autoescape=True))
+    tables = connection.execute(sa.select(names.c.id).where(of_stream)).scalars().all()
+    of_tables = [sa.and_(names.c.kind == "lookup", names.c.name.startswith(f"{id}(")) for id in tables]
+    lookups = connection.execute(sa.select(names.c.id).where(sa.or_(sa.false(), *of_tables))).scalars().all()
+    for kind, ids in ((_DROPPED_TABLE, {*tables} - {*table_ids}), (_DROPPED_LOOKUP, {*lookups} - {*lookup_ids})):
+        renamed = {"kind": kind, "name": names.c.name + "#" + sa.cast(names.c.id, sa.Text)}
+        connection.execute(names.update().where(names.c.id.in_(ids)).values(renamed))
+    connection.execute(table_state.delete().where(table_state.c.table_id.in_({*tables} - {*table_ids})))
+
+
+def dropped(connection: sa.Connection) -> list[int]:
+    """The numbers of the tables and lookups that hold something still."""
+    query = sa.select(names.c.id).where(names.c.kind.in_(_DROPPED))
+    return list(connection.execute(query.order_by(names.c.id)).scalars())
+
+
+def remove_dropped(connection: sa.Connection, id: int, limit: int) -> bool:
+    """Remove `limit` rows of a dropped table or lookup at most. True when that was the last of it."""
+    kind = connection.execute(sa.select(names.c.kind).where(names.c.id == id)).scalar()
+    if kind not in _DROPPED:  # another stream's process was faster
+        return True
+    of, number, key = (
+        (row_image, row_image.c.table_id, (row_image.c.key,))
+        if kind == _DROPPED_TABLE
+        else (row_reference, row_reference.c.lookup_id, (row_reference.c.value, row_reference.c.row_key))
+    )
+    page = sa.select(*key).where(number == id).limit(limit)
+    removed = connection.execute(of.delete().where(number == id, sa.tuple_(*key).in_(page))).rowcount
+    if removed < limit:
+        connection.execute(names.delete().where(names.c.id == id))
+    return removed < limit
 
 
 # images that follow the journal

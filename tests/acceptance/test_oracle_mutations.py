@@ -123,7 +123,7 @@ class Followed:
         """What the oracle has to say of a capture that assembles by `make`."""
         store = Store(f"sqlite:///{self.directory / name}.db")
         upgrade(store)
-        begin_snapshot(store, STREAM, read_catalogue(self.trial.connection), {})
+        begin_snapshot(store, STREAM, read_catalogue(self.trial.connection), {e.name: {} for e in self.entities})
         state = load_stream(store, STREAM)
         assert state
         capture = Faulty(store, state, self.entities, (), fan_out).assemble_by(make)

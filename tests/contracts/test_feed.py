@@ -29,6 +29,7 @@ from hub.changes import (
     Transaction,
     TransactionPart,
 )
+from hub.errors import OutsideError
 
 SECONDS = 60.0
 PART = 50  # row changes of one transaction that a feed holds at once
@@ -114,6 +115,9 @@ class MemoryFeed:
             self._source.slot = max(self._source.slot, lsn)
 
         return stored
+
+    def trouble(self) -> OutsideError | None:
+        return None
 
     def close(self) -> None:
         return None
@@ -289,7 +293,7 @@ def test_a_long_transaction_comes_in_parts_and_then_its_end(source: Source) -> N
 
 
 def test_take_comes_back_in_time(source: Source) -> None:
-    """When nothing happens it gives None, or mere progress, after its timeout; when something does, at once."""
+    """When nothing happens it gives None, or mere progress, after its timeout, which is no trouble; else at once."""
     taker = Taker(source, snapshot=True).snapshot()
     started = time.monotonic()
     quiet = taker.feed.take(0.3)
@@ -297,6 +301,7 @@ def test_take_comes_back_in_time(source: Source) -> None:
 
     assert quiet is None or all(isinstance(arrival, Progress) for arrival in quiet.arrivals)
     assert took < 3.0
+    assert taker.feed.trouble() is None
     threading.Timer(0.2, source.insert, [1]).start()
     assert [ids(each) for each in taker.transactions(1)] == [[1]]
 

@@ -234,5 +234,11 @@ def test_a_connector_is_looked_at_paused_and_resumed(project: Project) -> None:
     project.hub("source", "status", "--pause")
     _until(lambda: "PAUSED" in project.hub("source", "status", "--pause"), "it rests")
     project.hub("source", "status", "--json", ends_with=1)
+    begun = time.monotonic()
+    catch_up = ("run", "--role", "capture", "--stream", "main/main", "--until-idle")
+    project.hub(*catch_up, ends_with=3)  # the snapshot is in the topic, what follows is not
+    assert time.monotonic() - begun < 30
+    assert "is paused. `hub source status --resume`" in project.hub("status", ends_with=1)
     project.hub("source", "register")  # waits until it runs, so it has to be resumed
+    project.hub(*catch_up)
     project.hub("source", "register", "--password", PASSWORD, ends_with=2)

@@ -61,7 +61,7 @@ class Hub:
 
     def entity(self, table: str, *relations: Relation, **options: Any) -> "Hub":
         self.config = EntityConfig("e", "main", table, relations=relations, **options)
-        state = streams.begin_snapshot(self.store, "main/main", self.catalogue, {})
+        state = streams.begin_snapshot(self.store, "main/main", self.catalogue, {"e": {}})
         self.capture = Capture(self.store, state, [compile_entity(self.config, self.catalogue)], [], self.fan_out)
         return self
 

@@ -32,6 +32,7 @@ from hub.entities import compile_entity, key_text
 from hub.project import EntityConfig, Relation
 from hub.store import streams, tables
 from hub.store.database import Store
+from hub.store.streams import StreamState
 
 Rows = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 Document = dict[str, Any] | None
@@ -95,6 +96,7 @@ TAG = EntityConfig(
 VISIT = EntityConfig("visit", "main", "visits", soft_delete="gone")
 # Documents that are their rows, whose images may be written later: a memo only until values are left out.
 NOTE, MEMO = EntityConfig("note", "main", "notes"), EntityConfig("memo", "main", "memos")
+ENTITIES = (ORDER, TAG, VISIT, NOTE, MEMO)
 WHOLE = ("notes",)  # tables whose changes come with all values
 CATALOGUE = Catalogue(TABLES, 150000)
 
@@ -214,9 +216,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
+def new_snapshot(store: Store) -> StreamState:
+    return streams.begin_snapshot(store, "main/main", CATALOGUE, {config.name: {} for config in ENTITIES})
+
+
 def capture(store: Store, fan_out: int = 1000) -> Capture:
-    entities = [compile_entity(config, CATALOGUE) for config in (ORDER, TAG, VISIT, NOTE, MEMO)]
-    state = streams.load_stream(store, "main/main") or streams.begin_snapshot(store, "main/main", CATALOGUE, {})
+    entities = [compile_entity(config, CATALOGUE) for config in ENTITIES]
+    state = streams.load_stream(store, "main/main") or new_snapshot(store)
     return Capture(store, state, entities, [], fan_out)
 
 
@@ -359,7 +365,7 @@ def test_a_later_snapshot_sends_only_differences(store: Store, seed: int) -> Non
     before, unseen = documents(legacy.rows), [legacy.transaction() for _ in range(20)]
     assert unseen
     after = documents(legacy.rows)
-    streams.begin_snapshot(store, "main/main", CATALOGUE, {})
+    new_snapshot(store)
     again = capture(store)
     again.apply([legacy.read(), SnapshotCompleted(Commit(5000, 500, 1))])
     settle(again)

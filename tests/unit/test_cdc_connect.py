@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import httpx
 import pytest
 
 from cdc import connect
-from cdc.connect import MISSING, Connect
+from cdc.connect import MISSING, Connect, Keeper
 from cdc.settings import StreamSettings, connect_settings
 from hub.catalogue import Catalogue
 from hub.errors import FaultError, InputError, OutsideError
@@ -94,3 +95,69 @@ def test_the_settings_hold_no_secret_and_send_all_to_one_topic() -> None:
         connect_settings(
             StreamSettings("postgresql://hub@db/shop?sslpassword=s3cret", "hub", {}, Catalogue({})), "t", "${env:X}"
         )
+
+
+class Acted:
+    """A connector as Kafka Connect tells of it, a clock, and when it was started again."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.answer = status("RUNNING", {"state": "RUNNING"})
+        self.looks = 0
+        self.restarts: list[float] = []  # when
+        self.keeper = Keeper(asked(self._answered), "hub-hub", lambda: self.now)
+
+    def _answered(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            self.restarts.append(self.now)
+            return httpx.Response(204)
+        self.looks += 1
+        return self.answer
+
+    def after(self, seconds: float, *, arrived: bool = False) -> str:
+        """What is wrong then, looked at each second."""
+        for _ in range(int(seconds)):
+            self.now += 1
+            self.keeper.look(arrived)
+        return str(self.keeper.trouble or "")
+
+
+def test_a_connector_is_looked_at_while_nothing_arrives() -> None:
+    acted = Acted()
+    assert acted.after(60, arrived=True) == ""
+    assert acted.looks == 0
+    assert acted.after(30) == ""
+    assert acted.looks == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (status("PAUSED", {"state": "PAUSED"}), "is paused. `hub source status --resume`"),
+        (status("STOPPED"), "is stopped. `hub source status --resume`"),
+        (status("RUNNING", {"state": "UNASSIGNED"}), "task of the connector hub-hub is unassigned."),
+        (status("RUNNING"), "task of the connector hub-hub is missing."),
+        (httpx.Response(404), "has no connector hub-hub. `hub source register`"),
+        (httpx.Response(500, json={"message": "out of memory"}), "500 out of memory."),
+    ],
+)
+def test_what_keeps_a_connector_from_sending_is_said_until_it_is_over(answer: httpx.Response, said: str) -> None:
+    acted = Acted()
+    acted.answer = answer
+    assert said in acted.after(1)
+    assert acted.restarts == []
+    acted.answer = status("RUNNING", {"state": "RUNNING"})
+    assert acted.after(2) == ""
+
+
+def test_a_failed_connector_is_started_again_after_pauses_that_grow() -> None:
+    """At once, after 10 s, 20 s … and 5 minutes at most; once something has arrived, at once again."""
+    acted = Acted()
+    acted.answer = status("RUNNING", {"state": "FAILED", "trace": TRACE})
+    assert 'has failed: FATAL: password authentication failed for user "hub".' in acted.after(1)
+    acted.after(1200)
+    assert [after - before for before, after in pairwise(acted.restarts)] == [10, 20, 40, 80, 160, 300, 300]
+
+    assert acted.after(1, arrived=True) == ""
+    acted.after(11)
+    assert acted.restarts[-1] == acted.now - 1

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 
 from cdc.envelope import decode, table_readers
 from cdc.transactions import Assembler
@@ -145,3 +146,70 @@ def test_a_drift_is_told_once_and_before_its_transaction() -> None:
     """More columns than were captured are dropped and named."""
     found = feed(assembler(), row(7, 90, 1, b=2), row(7, 90, 2, b=2), reached=100)
     assert found == [SchemaDrift("public.t", (), ("b",)), Transaction(Commit(100, 7, 5), [change(1), change(2)])]
+
+
+def numbered(number: int, lsn: int, op: str = "c") -> dict[str, Any]:
+    """A row of the transaction 7; `number` is the row's id too, unless the connector has lost count."""
+    made = row(7, 90, number)
+    return made | {"op": op, "source": made["source"] | {"lsn": lsn}, "transaction": {"total_order": number}}
+
+
+END = transaction("END", 7, 200)
+RESTARTED = {"aggregate_type": "Initial Snapshot", "type": "SKIPPED"}
+
+
+def broken(*records: dict[str, Any], count: int, stored: int = 0) -> str:
+    """Why the transaction of these records is not to be trusted; "" when it is."""
+    transactions = assembler(ends=True)
+    transactions.reached = stored
+    found = feed(transactions, *records, END | {"event_count": count}, transaction("BEGIN", 8, 205))
+    assert transactions.between == (transactions.broken is None)
+    assert bool(found) == transactions.between
+    return transactions.broken.what if transactions.broken else ""
+
+
+def test_in_a_topic_a_transaction_whose_records_all_came_is_whole() -> None:
+    """A COPY's rows share an LSN; a message inside of a transaction is a record of its own."""
+    copied = [numbered(1, 10), numbered(2, 10), numbered(3, 20)]
+    message = numbered(4, 30) | {"op": "m", "after": None}
+    assert broken(*copied, message, count=4) == ""
+
+
+@pytest.mark.parametrize(
+    ("records", "count", "said"),
+    [
+        # As measured: a COPY of five rows, of which the third to the fifth share an LSN; the fifth is never sent.
+        ([numbered(1, 10), numbered(2, 10), numbered(3, 20), numbered(4, 20), RESTARTED, numbered(5, 30)], 5, "may"),
+        ([numbered(1, 10), numbered(2, 20), RESTARTED], 2, "may"),  # then the rest of it is all that was left
+        ([numbered(1, 10), numbered(2, 20), numbered(3, 20), RESTARTED, numbered(3, 30)], 3, "may"),
+        ([numbered(1, 10, "d"), RESTARTED, numbered(2, 20)], 2, "may"),  # perhaps a changed key's first half
+        ([numbered(1, 10), numbered(3, 30)], 3, "lacks the records 2 to 2"),
+        ([numbered(1, 10)], 4, "lacks the records 2 to 4"),
+        # It went back to before what shares an LSN, all of which had come; an update's LSN is its alone.
+        ([numbered(1, 10), numbered(2, 10), numbered(3, 20), RESTARTED, numbered(2, 10), numbered(3, 20)], 3, ""),
+        ([numbered(1, 10), numbered(2, 20, "u"), RESTARTED, numbered(3, 30)], 3, ""),
+        ([RESTARTED, numbered(1, 10), RESTARTED, numbered(1, 10), numbered(2, 20)], 2, ""),
+    ],
+)
+def test_in_a_topic_a_transaction_that_may_lack_rows_is_not_made(
+    records: list[dict[str, Any]], count: int, said: str
+) -> None:
+    """Nothing after it is made either, nor is the cursor past it: a new snapshot is compared."""
+    found = broken(*records, count=count)
+    assert said in found
+    assert bool(said) == bool(found)
+
+
+def test_in_a_topic_the_end_of_a_transaction_that_is_stored_may_come_again() -> None:
+    """Kafka Connect went back into it after all of it had come."""
+    assert broken(numbered(5, 30), numbered(6, 40), count=6, stored=200) == ""
+    assert "lacks the records 1 to 4" in broken(numbered(5, 30), numbered(6, 40), count=6, stored=199)
+
+
+def test_a_source_that_the_engine_loses_amid_a_transaction_ends_it() -> None:
+    """It would go on after the last record that was confirmed, and leave out rows with the same LSN."""
+    transactions = assembler()
+    assert feed(transactions, RESTARTED, row(7, 90, 1), row(8, 100, 2), RESTARTED, row(8, 100, 3), reached=120) == [
+        Transaction(Commit(100, 7, 5), [change(1)])
+    ]
+    assert transactions.broken is not None

@@ -397,3 +397,27 @@ def test_templates_that_only_look_wrong(tmp_path: Path, body: str) -> None:
     shape = compile_entity(project(tmp_path).entities["order"], CATALOGUE).shape
 
     assert missing_fields(body, shape) == []
+
+
+def test_tables_in_several_streams_and_a_stream_without_entities_are_noted(tmp_path: Path) -> None:
+    """Neither is refused: both are what a split may cost."""
+    invoice = """\
+entity: invoice
+table: invoices
+belongs_to: {customer: {table: customers, foreign_key: customer_id}}
+"""
+    split = FILES["hub.yaml"].replace("d'}}", "d', streams: {sales: [order], billing: [invoice]}}}")
+    notes = [
+        (note.file, note.line, note.what)
+        for note in check(project(tmp_path, more={"hub.yaml": split, "entities/invoice.yaml": invoice}))
+        if note.warning and "stream" in note.what
+    ]
+
+    assert notes == [
+        ("hub.yaml", 2, "public.customers is in the streams billing, sales: each keeps its rows."),
+        (
+            "hub.yaml",
+            2,
+            "No entity is in the stream main: its slot hub, where there is one, keeps the source's log.",
+        ),
+    ]
