@@ -16,12 +16,13 @@ from hub.changes import parse_lsn
 from hub.console.counts import LATENCIES, Tail
 from hub.console.server import METRICS_SECONDS
 from hub.console.sources import ANSWER_SECONDS, FRESH_SECONDS
-from hub.locks import hold
+from hub.locks import Lock, hold
 from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Destination, EntityConfig, Project, Source, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.streams import note_problem
+from hub.store.workers import Membership
 from tests.integration.conftest import SECOND, Rows
 from tests.integration.serving import served
 
@@ -349,12 +350,27 @@ def test_a_source_that_does_not_answer_delays_nothing(store: Store) -> None:
     assert sorted(asked) == ["main/main", "main/main", "main/sales"]
 
 
+class Member:
+    """A dispatch worker of a Postgres store, as far as others see it."""
+
+    def __init__(self, store: Store) -> None:
+        self._membership = Membership(store, {})
+        self._membership.join()
+
+    def release(self) -> None:
+        self._membership.leave()
+
+
+def dispatching(store: Store) -> Lock:
+    return hold(store, "dispatch") if store.is_sqlite else Member(store)
+
+
 def test_readiness_turns_with_the_roles(store: Store) -> None:
     """Ready while both run and no stream has a problem; each fault is named, and roles are up in the metrics."""
     begin_stream(store)
     with served(store, PROJECT) as console:
         nobody = console.get("/readyz")
-        capture, dispatch = hold(store, "capture main/main"), hold(store, "dispatch")
+        capture, dispatch = hold(store, "capture main/main"), dispatching(store)
         both, found = console.get("/readyz"), console.scrape()
         note_problem(store, "main/main", "The replication slot hub is gone.")
         stands, up = console.get("/readyz"), console.scrape()["hub_stream_up", "main/main"]
@@ -380,7 +396,7 @@ def test_readiness_turns_with_the_roles(store: Store) -> None:
 
 def test_what_waits_for_a_receiver_is_no_unreadiness(backlog: Store) -> None:
     """Parked, held, disabled, drifted, and a source that the console does not reach."""
-    capture, dispatch = hold(backlog, "capture main/main"), hold(backlog, "dispatch")
+    capture, dispatch = hold(backlog, "capture main/main"), dispatching(backlog)
     with served(backlog, PROJECT) as console:
         assert console.get("/readyz").status == 200
     capture.release()
