@@ -2,6 +2,8 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -368,9 +370,17 @@ def connect_source(source: Source, **settings: Any) -> psycopg.Connection[Any]:
 
 
 def log_end(project: Project, stream: str, **settings: Any) -> LogEnd:
-    """Where the log of a stream's source is, and how its slot stands. `settings` as of `connect_source`."""
+    """Where a stream's log is, how its slot stands, and the way to here. `settings` as of `connect_source`."""
     source = source_of(project, stream)
-    return ask_log_end(lambda: connect_source(source, **settings), slot_of(source, stream))
+    found = ask_log_end(lambda: connect_source(source, **settings), slot_of(source, stream))
+    return replace(found, way=_way(project, stream)) if source.kafka else found
+
+
+def _way(project: Project, stream: str) -> str:
+    """What keeps a stream's changes from coming by Kafka; "" when nothing does."""
+    topic = build_topic(project, stream)
+    with closing(topic.connect):
+        return topic.problem()
 
 
 def _stream_columns(project: Project, stream: str, catalogue: Catalogue) -> Mapping[str, Sequence[str]]:
