@@ -18,6 +18,7 @@ from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
+from hub.operate.catching_up import feed_holds, slot_holds
 from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Project, Source, SubscriptionConfig
 from hub.store import streams
@@ -305,6 +306,26 @@ def build_feed(
 
     directory = store.path.parent if store.is_sqlite else project.directory / "var"
     return EngineFeed(settings, directory)
+
+
+def unread(project: Project, store: Store, stream: str, stored: int) -> bool:
+    """Whether a row change after `stored` waits for a stream's capture, which does not run: in its topic, or its slot.
+
+    OutsideError when that cannot be told.
+    """
+    source = source_of(project, stream)
+    if not source.kafka:
+        return slot_holds(partial(connect_source, source), slot_of(source, stream), stored)
+    state = streams.load_stream(store, stream)
+    if state is None or state.state != streams.STREAMING:
+        return True
+    columns = _stream_columns(project, stream, state.catalogue)
+    feed = build_feed(project, store, stream, state.catalogue, columns)
+    try:
+        feed.start(FeedPlan(False, stored, columns, state.cursor))
+        return feed_holds(feed, stored, build_outside(project, stream).mark())
+    finally:
+        feed.close()
 
 
 def require_engine(project: Project) -> None:

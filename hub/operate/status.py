@@ -114,7 +114,7 @@ def _stream_problems(stream: StreamStatus) -> Iterable[str]:
         yield f"{drift} Mend the entity, then `hub source resnapshot`."
     if stream.log.unreachable:
         yield f"Source of {stream.name} unreachable: {stream.log.unreachable} `hub doctor` looks closer."
-    if stream.log.way:
+    if stream.log.way and not stream.problem:  # which often says the same
         yield f"Nothing comes to {stream.name}: {stream.log.way} `hub source status` looks closer."
     if stream.log.unreachable or stream.state == NOT_STARTED:
         return
