@@ -79,9 +79,9 @@ class Topic:
             return f"Kafka at {self.bootstrap} has no topic {self.name}."
         if state.runs:
             return ""
-        task = f", its task {state.task}" if state.task else ""
-        cause = f": {state.problem.rstrip('.')}" if state.problem else ""
-        return f"The connector {self.connector} is {state.state}{task}{cause}."
+        if "FAILED" in (state.state, state.task):
+            return f"The connector {self.connector} has failed: {state.problem.rstrip('.')}."
+        return f"The connector {self.connector} is {state.state}, its task {state.task or 'missing'}."
 
     def _look(self) -> KafkaAdminClient:
         return KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=int(LOOK_SECONDS * 1000))
