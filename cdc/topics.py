@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 RECORDS = 2000  # of one batch
 FETCH = 8 << 20  # bytes that the broker sends at once
 REQUEST_SECONDS = 30.0
+LOOK_SECONDS = 2.0  # that Kafka has to answer who only looks
 
 RETENTION = 7 * 24 * 3600  # seconds that a topic keeps records: a hub that was away for longer takes a new snapshot
 
@@ -62,6 +63,25 @@ class Topic:
             new = NewTopic(self.name, num_partitions=1, replication_factor=replication, topic_configs=configs)
             with suppress(TopicAlreadyExistsError):  # somebody else was faster
                 self._ask(lambda: admin.create_topics([new]))
+
+    def problem(self) -> str:
+        """What keeps the source's changes from the topic, or the topic from its readers; "" when nothing does."""
+        try:
+            with closing(self._ask(self._look)) as admin:
+                partitions = self._ask(lambda: _partitions(admin, self.name))
+            state = self.connect.state(self.connector)
+        except OutsideError as error:
+            return error.what
+        if not partitions:
+            return f"Kafka at {self.bootstrap} has no topic {self.name}."
+        if state.runs:
+            return ""
+        if "FAILED" in (state.state, state.task):
+            return f"The connector {self.connector} has failed: {state.problem.rstrip('.')}."
+        return f"The connector {self.connector} is {state.state}, its task {state.task or 'missing'}."
+
+    def _look(self) -> KafkaAdminClient:
+        return KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=int(LOOK_SECONDS * 1000))
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:

@@ -2,6 +2,8 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
+from hub.operate.catching_up import feed_holds, slot_holds
 from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Project, Source, SubscriptionConfig
 from hub.project.streams import entities_of, stream_of, tables_of
@@ -298,6 +301,26 @@ def build_feed(
     return EngineFeed(settings, directory)
 
 
+def unread(project: Project, store: Store, stream: str, stored: int) -> bool:
+    """Whether a row change after `stored` waits for a stream's capture, which does not run: in its topic, or its slot.
+
+    OutsideError when that cannot be told.
+    """
+    source = source_of(project, stream)
+    if not source.kafka:
+        return slot_holds(partial(connect_source, source), slot_of(source, stream), stored)
+    state = streams.load_stream(store, stream)
+    if state is None or state.state != streams.STREAMING:
+        return True
+    columns = _stream_columns(project, stream, state.catalogue)
+    feed = build_feed(project, store, stream, state.catalogue, columns)
+    try:
+        feed.start(FeedPlan(False, stored, columns, state.cursor))
+        return feed_holds(feed, stored, build_outside(project, stream).mark())
+    finally:
+        feed.close()
+
+
 def require_engine(project: Project) -> None:
     """OutsideError when the embedded engine is needed and not installed: no restart would mend that."""
     if all(source.kafka for source in project.sources.values()):
@@ -370,9 +393,17 @@ def connect_source(source: Source, **settings: Any) -> psycopg.Connection[Any]:
 
 
 def log_end(project: Project, stream: str, **settings: Any) -> LogEnd:
-    """Where the log of a stream's source is, and how its slot stands. `settings` as of `connect_source`."""
+    """Where a stream's log is, how its slot stands, and the way to here. `settings` as of `connect_source`."""
     source = source_of(project, stream)
-    return ask_log_end(lambda: connect_source(source, **settings), slot_of(source, stream))
+    found = ask_log_end(lambda: connect_source(source, **settings), slot_of(source, stream))
+    return replace(found, way=_way(project, stream)) if source.kafka else found
+
+
+def _way(project: Project, stream: str) -> str:
+    """What keeps a stream's changes from coming by Kafka; "" when nothing does."""
+    topic = build_topic(project, stream)
+    with closing(topic.connect):
+        return topic.problem()
 
 
 def _stream_columns(project: Project, stream: str, catalogue: Catalogue) -> Mapping[str, Sequence[str]]:

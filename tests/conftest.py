@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -16,6 +16,9 @@ from stack.connect import Connect
 from stack.jars import require_jars
 from stack.kafka import Broker
 from stack.servers import find_java
+from tests.oracle.mode import Kafka, followed_by, kafka
+
+MakeStore = Callable[[str], str]
 
 
 def _missing(reason: str) -> None:
@@ -126,3 +129,43 @@ def connect(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A Kafka Connect worker on that broker for the whole session, with Debezium and the hub's converter."""
     with Connect(broker.jars, tmp_path_factory.mktemp("connect"), broker.bootstrap) as worker:
         yield worker
+
+
+@pytest.fixture(params=["embedded", "distributed"])
+def mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways to run, for the tests that use this fixture: `pytest.mark.usefixtures("mode")`.
+
+    Those are the ones that have the hub follow a source. The others run once, because what they look at is the same in
+    both: what is said before anything is followed (check, bad input, the wheel), a store that the test itself has
+    filled (the operator's commands), the oracle's own judgement, and the demo, which is embedded by its nature.
+    """
+    if request.param == "embedded":
+        yield "embedded"
+        return
+    broker: Broker = request.getfixturevalue("broker")
+    connect: Connect = request.getfixturevalue("connect")
+    with followed_by(Kafka(broker.bootstrap, connect.url, connect.secrets)):
+        yield "distributed"
+
+
+@pytest.fixture
+def make_store(postgres: LocalPostgres, tmp_path: Path) -> Iterator[MakeStore]:
+    """Gives the URL of a store that is not there yet, of the kind asked for: sqlite or postgres.
+
+    In the distributed mode it is Postgres, whatever was asked for.
+    """
+    name = f"store_{uuid.uuid4().hex[:12]}"
+
+    def make(kind: str) -> str:
+        if kind == "sqlite" and kafka() is None:
+            return f"sqlite:///{tmp_path / 'hub.db'}"
+        _administer(postgres, f'CREATE DATABASE "{name}"')
+        return postgres.url(name).replace("postgresql://", "postgresql+psycopg://", 1)
+
+    yield make
+    _administer(postgres, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def _administer(server: LocalPostgres, statement: str) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(statement.encode())

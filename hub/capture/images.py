@@ -122,8 +122,9 @@ class View:
         self._deleted = old if new is None else None
         self._rows[kept.name][key] = new
         self.changed[kept.name][key] = new
+        ghost = self._ghosts.pop((kept.name, key), None)  # its references are the row's from now on, or gone
         for lookup in kept.lookups:
-            self._move(lookup, key, old or self._ghosts.get((kept.name, key)), new)
+            self._move(lookup, key, old or ghost, new)
         return Touched(kept.name, key, old, new)
 
     def _old(self, kept: KeptTable, change: RowChange, key: str) -> Row | None:

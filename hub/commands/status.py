@@ -120,6 +120,7 @@ def _stream_json(stream: StreamStatus) -> dict[str, Any]:
         "slot": stream.log.slot or None,
         "wal_status": stream.log.wal_status or None,
         "unreachable": stream.log.unreachable or None,
+        "way": stream.log.way or None,
         "seen_at": _time(stream.seen_at),
         "problem": stream.problem or None,
         "drift": dict(stream.drift),

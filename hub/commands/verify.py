@@ -82,18 +82,15 @@ def _run(verifier: Verifier, sample: int | None) -> tuple[int, list[Difference]]
 
 
 def _stream(option: ProjectOption, entity: Entity) -> Stream:
-    from hub.bootstrap import build_outside, connect_source, slot_of
+    from hub.bootstrap import build_outside, unread
     from hub.project.streams import stream_of
 
-    source = option.project.sources[entity.source]
     name = stream_of(option.project, option.project.entities[entity.name])
     return Stream(
         name=name,
-        slot=slot_of(source, name),
-        connect=partial(connect_source, source),
         mark=build_outside(option.project, name).mark,
-        # A topic cannot be looked into as a slot can: with no worker, waiting ends with what `hub status` explains.
-        runs=lambda: bool(source.kafka) or owner(option.store, f"capture {name}") is not None,
+        runs=lambda: owner(option.store, f"capture {name}") is not None,
+        unread=partial(unread, option.project, option.store, name),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 
-from hub.changes import lsn_text
+from hub.changes import Feed, Progress, SnapshotBegun, Transaction, lsn_text
 from hub.errors import OutsideError
 from hub.store import tables
 from hub.store.database import Store
@@ -25,10 +25,9 @@ class Stream:
     """What has to be known of a stream to wait for it."""
 
     name: str  # "source/stream"
-    slot: str
-    connect: Callable[[], psycopg.Connection[Any]]  # to its source, autocommit
     mark: Callable[[], int]  # write a mark into the source's log; its position
     runs: Callable[[], bool]  # whether its capture does
+    unread: Callable[[int], bool]  # while it does not: whether a row change after this position waits to be read
 
 
 def wait_for(store: Store, stream: Stream, position: int) -> None:
@@ -74,28 +73,49 @@ def _progress(store: Store, stream: str, position: int) -> tuple[int, int]:
 
 
 def _require_caught_up(store: Store, stream: Stream) -> None:
-    """The slot of a hub that does not run can be looked into: it must hold no row change that is not stored."""
+    """What waits for a hub that does not run can be looked into: it must hold no row change that is not stored."""
     stored, pending = _progress(store, stream.name, 1 << 62)
     behind = OutsideError(
         f"The hub does not run, and has not stored all that was committed in {stream.name.split('/')[0]}.",
         "Start `hub run`, or `hub run --until-idle`.",
     )
-    if pending:
+    if pending or stream.unread(stored):
         raise behind
+
+
+def slot_holds(connect: Callable[[], psycopg.Connection[Any]], slot: str, stored: int) -> bool:
+    """Whether a slot that nobody reads from holds a row change after `stored`. `connect`: to its source, autocommit."""
     query = (
         "SELECT data FROM pg_logical_slot_peek_binary_changes(%s, NULL, %s, 'proto_version', '1', "
         "'publication_names', %s)"
     )
     try:
-        with stream.connect() as connection:
-            messages = connection.execute(query, (stream.slot, PEEKED, quoted(stream.slot))).fetchall()
+        with connect() as connection:
+            messages = connection.execute(query, (slot, PEEKED, quoted(slot))).fetchall()
     except psycopg.Error as error:
         raise OutsideError(
-            f"The replication slot {stream.slot} cannot be looked into: {str(error).splitlines()[0]}.",
+            f"The replication slot {slot} cannot be looked into: {str(error).splitlines()[0]}.",
             "`hub doctor` says what to do.",
         ) from error
-    if len(messages) >= PEEKED or _last_change([bytes(message) for (message,) in messages]) > stored:
-        raise behind
+    return len(messages) >= PEEKED or _last_change([bytes(message) for (message,) in messages]) > stored
+
+
+def feed_holds(feed: Feed, stored: int, mark: int) -> bool:
+    """Whether a row change after `stored` comes from a feed that has been started, before it gets to `mark`.
+
+    OutsideError when it does not get there.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        batch = feed.take(LOOK)
+        for arrival in batch.arrivals if batch else ():
+            if isinstance(arrival, SnapshotBegun) or (isinstance(arrival, Transaction) and arrival.commit.lsn > stored):
+                return True
+            if isinstance(arrival, Progress) and arrival.lsn >= mark:
+                return False
+    raise OutsideError(
+        f"What was committed up to {lsn_text(mark)} has not come within {PATIENCE:.0f} s.", "`hub status` says why."
+    )
 
 
 def quoted(name: str) -> str:

@@ -31,6 +31,7 @@ class LogEnd:
     room: int | None = None  # bytes until the slot is lost (max_slot_wal_keep_size); None: no bound, or it is lost
     unreachable: str = ""
     confirmed: int = 0  # up to where its slot has been read; 0 when that is not known
+    way: str = ""  # what keeps the changes from coming by Kafka; "" when nothing does, and without Kafka
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +136,11 @@ def _stream_problems(stream: StreamStatus) -> Iterable[str]:
         yield f"{drift} Mend the entity, then `hub source resnapshot`."
     if stream.log.unreachable:
         yield f"Source of {stream.name} unreachable: {stream.log.unreachable} `hub doctor` looks closer."
-    elif stream.state == NOT_STARTED:
+    if stream.log.way and not stream.problem:  # which often says the same
+        yield f"Nothing comes to {stream.name}: {stream.log.way} `hub source status` looks closer."
+    if stream.log.unreachable or stream.state == NOT_STARTED:
         return
-    elif stream.log.slot == "missing":
+    if stream.log.slot == "missing":
         yield f"Stream {stream.name} has no replication slot at the source: `hub source resnapshot`."
     elif stream.log.wal_status not in HEALTHY:
         yield f"The replication slot of {stream.name} is {stream.log.wal_status}: `hub doctor` says what to do."

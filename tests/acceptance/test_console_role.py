@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import MakeStore
 from tests.acceptance.legacy_shop import Shop, execute, open_shop
+from tests.conftest import MakeStore
 from tests.integration.serving import Served
 from tests.oracle.command import HUB, Project, Run
 

@@ -14,7 +14,7 @@ from tests.oracle.compare import Finding, judge, judge_end
 from tests.oracle.source import Trial, trial
 from tests.oracle.writer import Writer
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.usefixtures("mode")]
 
 MakeStore = Callable[[str], str]
 BURST = 20

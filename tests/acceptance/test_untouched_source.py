@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.conftest import MakeStore
 from tests.oracle.access import admit, fence, make_role, withdraw
 from tests.oracle.command import Project, hub_yaml
 
@@ -112,8 +113,8 @@ def application(database: str, statistics: Statistics) -> Iterator[str]:
 
 
 @pytest.fixture
-def project(database: str, application: str, tmp_path: Path) -> Iterator[Project]:
-    store = f"sqlite:///{tmp_path / 'hub.db'}"
+def project(database: str, application: str, make_store: MakeStore, tmp_path: Path) -> Iterator[Project]:
+    store = make_store("sqlite")
     made = Project(tmp_path, store)
     slot = urlsplit(database).path.removeprefix("/")
     made.write({"hub.yaml": hub_yaml(make_role(database), store, slot=slot), "entities/order.yaml": ORDER})
@@ -123,6 +124,7 @@ def project(database: str, application: str, tmp_path: Path) -> Iterator[Project
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("mode")
 def test_nobody_but_the_application_touches_its_tables(
     database: str, application: str, project: Project, statistics: Statistics
 ) -> None:

@@ -25,9 +25,13 @@ has_many: {lines: {table: lines, foreign_key: order_id, order_by: n}}
 
 
 class Application:
-    """Commits RATE times a second, each time to one order, until it is stopped; what fell behind is caught up."""
+    """Commits RATE times a second, each time to one order, until it is stopped; what fell behind is caught up.
+
+    A database that goes away is waited for.
+    """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self.connection = psycopg.connect(url, autocommit=True)
         self.counts = dict.fromkeys(range(ORDERS), 0)
         self.position = 0  # a WAL position just below the newest commit
@@ -39,7 +43,11 @@ class Application:
         rng = Random(11)
         begun, done = time.monotonic(), 0
         while not self._stop.is_set():
-            self._commit(rng.randrange(ORDERS), rng)
+            try:
+                self._commit(rng.randrange(ORDERS), rng)
+            except psycopg.OperationalError:
+                self._come_back()
+                continue
             done += 1
             self._stop.wait(max(0.0, begun + done / RATE - time.monotonic()))
         self.rate = done / (time.monotonic() - begun)
@@ -55,14 +63,28 @@ class Application:
             found = self.connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
         self.counts[order], self.position = count, int(found[0]) if found else 0
 
+    def _come_back(self) -> None:
+        """Connect again. Whether the last commit took effect is not known here, so the counts are read anew."""
+        while not self._stop.is_set():
+            try:
+                self.connection = psycopg.connect(self._url, autocommit=True)
+                self.counts = dict(self.connection.execute("select id, n from orders").fetchall())
+                return
+            except psycopg.OperationalError:
+                self._stop.wait(0.1)
+
     @contextmanager
     def working(self) -> Iterator[None]:
         self._thread.start()
         try:
             yield
         finally:
-            self._stop.set()
-            self._thread.join(30)
+            self.stop()
+
+    def stop(self) -> None:
+        """What it has counted is final on return."""
+        self._stop.set()
+        self._thread.join(30)
 
 
 def expect_each_count_once(versions: Sequence[journal.Version], counts: dict[int, int]) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from tests.conftest import MakeStore
 from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_count_once
 from tests.oracle import journal
 from tests.oracle.access import admit, fence, make_role, withdraw
@@ -24,7 +25,7 @@ from tests.oracle.command import Project, Run, hub_yaml
 from tests.oracle.compare import same
 from tests.receiver import Received, Receiver
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("mode")]
 
 KILLS = 10  # of each role
 FILES = {
@@ -47,11 +48,11 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def project(database: str, receiver: Receiver, tmp_path: Path) -> Iterator[Project]:
+def project(database: str, receiver: Receiver, make_store: MakeStore, tmp_path: Path) -> Iterator[Project]:
     with psycopg.connect(database) as connection:
         connection.execute(SCHEMA)
         connection.execute("insert into orders select i, 0, '' from generate_series(0, %s) i", [ORDERS - 1])
-    store = f"sqlite:///{tmp_path / 'hub.db'}"
+    store = make_store("sqlite")
     made = Project(tmp_path / "project", store)
     slot = urlsplit(database).path.removeprefix("/")
     made.write({**FILES, "destinations/receiver.yaml": DESTINATION.format(url=receiver.url)})

@@ -6,6 +6,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from tests.oracle import mode
 from tests.oracle.command import Project
 
 PASSWORD = "p@ss:w/rd %é"  # every character that a URL must escape
@@ -14,7 +15,7 @@ PASSWORD = "p@ss:w/rd %é"  # every character that a URL must escape
 def make_role(owner: str) -> str:
     """Make a role that may log in and no more, for the database at `owner`, a URL. Returns the role's URL."""
     parts = urlsplit(owner)
-    role = f"hub_{parts.path.removeprefix('/')}"
+    role = f"hub_{_slot(owner)}"
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute(sql.SQL("create role {} login password {}").format(sql.Identifier(role), PASSWORD))
     place = f"{role}:{quote(PASSWORD, safe='')}@{parts.hostname}:{parts.port}"
@@ -22,18 +23,27 @@ def make_role(owner: str) -> str:
 
 
 def admit(project: Project, owner: str) -> None:
-    """Run what `hub source sql` prints, as the owner."""
+    """Run what `hub source sql` prints, as the owner; on Kafka Connect, then register the connector."""
     printed = project.hub("source", "sql")
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute(printed.encode())
+    if kafka := mode.kafka():
+        project.hub("source", "register", "--password", kafka.keep(_slot(owner), PASSWORD))
 
 
 def withdraw(owner: str) -> None:
-    """Take the role away again; a server's roles outlive its databases."""
-    role = sql.Identifier(f"hub_{urlsplit(owner).path.removeprefix('/')}")
+    """Take connector and role away again; a server's roles outlive its databases."""
+    if kafka := mode.kafka():
+        kafka.forget(_slot(owner))
+    role = sql.Identifier(f"hub_{_slot(owner)}")
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute(sql.SQL("drop owned by {}").format(role))
         connection.execute(sql.SQL("drop role {}").format(role))
+
+
+def _slot(owner: str) -> str:
+    """The slot of a test's source has the name of its database: a slot's name is the server's."""
+    return urlsplit(owner).path.removeprefix("/")
 
 
 def fence(connection: psycopg.Connection[Any]) -> int:

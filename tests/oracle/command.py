@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.oracle import journal
+from tests.oracle import journal, mode
 
 HUB = Path(sys.executable).with_name("hub")
 LOOK = 0.05  # seconds between two looks at the store; it rings for the hub's own roles only
@@ -100,9 +100,11 @@ class Run:
 
 
 def hub_yaml(source: str, store: str, *, slot: str, fan_out: int | None = None) -> str:
+    """Of a hub that is named after its slot, in the mode of the test that runs."""
+    kafka = mode.kafka()
     settings: dict[str, Any] = {
-        "hub": "oracle",
-        "sources": {"main": {"url": source, "slot": slot}},
+        "hub": slot,
+        "sources": {"main": {"url": source, "slot": slot} | ({"kafka": kafka.source(slot)} if kafka else {})},
         "store": store,
         "console": {"listen": "127.0.0.1:0"},
     }

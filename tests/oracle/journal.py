@@ -42,7 +42,11 @@ def select(store: str, statement: str) -> Sequence[tuple[Any, ...]]:
 
 
 def change(store: str, statement: str, values: Sequence[Any]) -> None:
-    """Alter a SQLite store by hand, as nobody should."""
+    """Alter a store by hand, as nobody should; `?` in the statement stands for a value."""
+    if not store.startswith("sqlite:///"):
+        with psycopg.connect(store.replace("+psycopg", "", 1)) as connection:
+            connection.execute(statement.replace("?", "%s").encode(), values)
+        return
     with closing(sqlite3.connect(store.removeprefix("sqlite:///"), timeout=30)) as file, file:
         file.execute(statement, values)
 

@@ -372,6 +372,21 @@ def test_a_row_that_comes_again_after_a_truncate_is_found_again(hub: Hub) -> Non
     assert hub.document('[12,"FR"]')["lines"][1]["qty"] == 4
 
 
+def test_a_row_that_comes_goes_and_comes_again_while_its_truncate_is_worked_off(hub: Hub) -> None:
+    """What the truncate left of it in the store is not taken for the row that has just been deleted."""
+    hub.entity("orders", lines()).commit(order(), put("lines", id=1, order_id=12, country="FR"))
+    again = [put("lines", id=1, order_id=12, country="FR", qty=qty) for qty in (5, 6)]
+    several = [[RowChange("lines", Operation.TRUNCATE, {})], [again[0]], [remove("lines", id=1), again[1]]]
+    arrivals = []
+    for changes in several:
+        hub.number += 1
+        arrivals.append(Transaction(hub._commit(), changes))
+    hub.capture.apply(arrivals)
+    if hub.fan_out:
+        assert [line["qty"] for line in hub.document('[12,"FR"]')["lines"]] == [6]
+    assert [line["qty"] for line in hub.settle().document('[12,"FR"]')["lines"]] == [6]
+
+
 def test_truncating_the_root_deletes_every_document(hub: Hub) -> None:
     """Soft-deleted ones had none; one that is inserted in the same transaction lives on."""
     hub.entity("orders", soft_delete="gone").commit(order(), order(id=13), order(id=14, gone="yes"))
