@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONSOLE_NICENESS = 10  # looking must not cost those who work
+DISPATCH_AGAIN = 2.0  # seconds until a dispatch worker that lost its store or its lease begins again
 SHARE_SECONDS = 0.5  # between two looks at which streams are this worker's
 
 
@@ -252,9 +254,11 @@ def _follow(project: "Project", store: "Store", stream: str, until_idle: bool) -
 
 
 def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
+    import psycopg
+    from sqlalchemy.exc import DBAPIError
+
     from hub.locks import hold
     from hub.store.database import open_store
-    from hub.store.workers import Evicted
 
     store = open_store(project.store, durable=False)
     lock = hold(store, "dispatch") if store.is_sqlite else None
@@ -262,8 +266,11 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
         try:
             _deliver(project, store, finish=until_idle and not supervised)
             break
-        except Evicted as error:
-            log.warning("dispatch worker evicted", extra={"reason": str(error)})
+        except (OutsideError, DBAPIError, psycopg.OperationalError) as error:
+            if store.is_sqlite or until_idle:
+                raise
+            log.warning("dispatch begins again", extra={"reason": str(error).strip().splitlines()[0]})
+            time.sleep(DISPATCH_AGAIN)
     if lock:
         lock.release()
 
