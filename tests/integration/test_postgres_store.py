@@ -257,6 +257,20 @@ def test_one_process_at_a_time_applies_retention(open_store: Open) -> None:
 # connections
 
 
+def test_a_view_is_consistent_and_a_write_sees_what_others_have_committed(open_store: Open) -> None:
+    """On the same connection of the pool, one after the other."""
+    store, other = open_store(), open_store()
+    count = sa.select(sa.func.count()).select_from(tables.name)
+    seen = []
+    for transaction in (store.read, store.write, store.read):
+        with transaction() as connection:
+            before = connection.execute(count).scalar_one()
+            other.name_id("entity", f"made in {len(seen)}")
+            seen.append(connection.execute(count).scalar_one() - before)
+
+    assert seen == [0, 1, 0]
+
+
 def test_a_ring_comes_after_its_commit(open_store: Open) -> None:
     """It takes nothing into the transaction, none follows one that failed, and several are one."""
     store, other = open_store(), open_store()
