@@ -45,17 +45,19 @@ class Statements:
             "document",
             f"r.entity_id = {mark} AND r.key = w.value AND r.version = {newest}",
         )
-        node, key = (
-            ("json_extract(w.value, '$[0]')", "json_extract(w.value, '$[1]')") if sqlite else ("w.node", "w.key")
-        )
-        pairs = f"json_each({mark}) w" if sqlite else "unnest(%b::smallint[], %b::text[]) AS w(node, key)"
         self.items = (
-            f"SELECT i.fan_out_id, i.node, i.key, i.cursor FROM {pairs} CROSS JOIN fan_out_item i "
-            f"WHERE i.entity_id = {mark} AND i.node = {node} AND i.key = {key}"
+            "SELECT i.fan_out_id, i.node, i.key, i.cursor FROM json_each(?) w CROSS JOIN fan_out_item i "
+            "WHERE i.entity_id = ? AND i.node = json_extract(w.value, '$[0]') AND i.key = json_extract(w.value, '$[1]')"
+            if sqlite
+            else "SELECT i.* FROM unnest(%b::smallint[], %b::text[]) AS w(node, key) CROSS JOIN LATERAL ("
+            "SELECT fan_out_id, node, key, cursor FROM fan_out_item "
+            "WHERE entity_id = %s AND node = w.node AND key = w.key OFFSET 0) i"
         )
 
     def _look_up(self, columns: str, table: str, where: str) -> str:
-        """One look-up in the index for each key: Postgres would rather read a table whole that it deems small."""
+        """One look-up in the index for each key: Postgres would rather read a table whole that it deems small, and
+        may have planned the statement when it was.
+        """
         if self.sqlite:
             return f"SELECT {columns} FROM json_each({self.mark}) w CROSS JOIN {table} r WHERE {where}"
         each = "unnest(%b::text[]) AS w(value)"
@@ -83,16 +85,20 @@ class Statements:
         """For `write_many`."""
         if self.sqlite:
             return f"DELETE FROM {table} WHERE " + " AND ".join(f"{column} = ?" for column in columns)
-        same = " AND ".join(f"{table}.{column} = w.{column}" for column in columns)
-        return f"DELETE FROM {table} USING {_unnest(table, columns)} AS w({', '.join(columns)}) WHERE {same}"
+        return f"DELETE FROM {table} WHERE ctid IN ({_places(table, columns)})"
 
     def lock(self, table: str, columns: Sequence[str]) -> str:
         """For `write_many`, before it changes rows that others change too: in the order of `seq`, so that no two who
         change the same ones wait for each other. Postgres only: a writer on SQLite is alone.
         """
-        names = ", ".join(columns)
-        rows = f"{_unnest(table, columns)} AS w({names}) JOIN {table} r USING ({names})"
-        return f"SELECT r.seq FROM {rows} ORDER BY r.seq FOR UPDATE OF r"
+        return f"SELECT seq FROM {table} WHERE ctid IN ({_places(table, columns)}) ORDER BY seq FOR UPDATE"
+
+
+def _places(table: str, columns: Sequence[str]) -> str:
+    """Where the rows are whose columns have the values of a row of arrays: one look-up in the index for each."""
+    same = " AND ".join(f"{column} = w.{column}" for column in columns)
+    each = f"{_unnest(table, columns)} AS w({', '.join(columns)})"
+    return f"SELECT r.ctid FROM {each} CROSS JOIN LATERAL (SELECT ctid FROM {table} WHERE {same} OFFSET 0) r"
 
 
 def _unnest(table: str, columns: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The store's tables. Alembic's migrations in `migrations/` make them; this is the same schema for statements.
 
 Names that repeat in every row (tables, entities, subscriptions) are interned in `name` as small integers.
-Times are microseconds since 1970, UTC. Who writes what:
+Times are microseconds since 1970, UTC. When Postgres vacuums them, and where it leaves room, is migration 0002's alone.
+Who writes what:
 
     capture    stream, row_image, row_reference, spool, document, fan_out, fan_out_item, delivery (insert)
     dispatch   delivery (update, delete), attempt, destination_state, dispatch_worker, dispatch_slice

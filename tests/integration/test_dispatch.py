@@ -411,8 +411,8 @@ def test_late_commits_with_earlier_numbers_are_found(bench: Bench, receiver: Rec
             late.execute(tables.delivery.insert().values(**bench._delivery("crm", "late", 1, now())))
             await asyncio.to_thread(bench.commit, "early")
             await asyncio.to_thread(receiver.wait_for, 1)
-            bench.store.ring("dispatch", late)
             late.commit()
+        bench.store.ring("dispatch")
         await asyncio.to_thread(receiver.wait_for, 2)
 
     bench.run(script)

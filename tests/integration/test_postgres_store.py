@@ -1,5 +1,6 @@
 """What is the Postgres store's own: bulk writes, many writers at once, and how its tables are kept."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from hub.operate.replayer import Replayer
 from hub.project import EntityConfig, Retention, SubscriptionConfig
 from hub.store import streams, tables
 from hub.store.database import UNTRIED, Store, now
-from hub.store.images import append
+from hub.store.images import Statements, append
 from hub.store.migrate import upgrade
 from hub.store.operators import Choice, Operators
 from hub.store.replays import Replays
@@ -93,6 +94,31 @@ def test_a_copy_fails_as_a_statement_does(open_store: Open) -> None:
         append(connection, "document", columns, twice)
 
     assert journal(store) == []
+
+
+def test_no_table_is_read_whole_because_it_was_empty_once(open_store: Open) -> None:
+    """A connection keeps the plans that it made on an empty store while the store grows."""
+    sql = Statements(sqlite=False)
+    found = {
+        "rows": sql.rows,
+        "references": sql.references,
+        "heads": sql.heads,
+        "items": sql.items,
+        "image": sql.delete("row_image", ("table_id", "key")),
+        "reference": sql.delete("row_reference", ("lookup_id", "value", "row_key")),
+        "item": sql.delete("fan_out_item", ("entity_id", "node", "key", "fan_out_id")),
+        "delivery": sql.delete("delivery", ("entity_id", "key", "version", "subscription_id")),
+        "lock": sql.lock("delivery", ("entity_id", "key", "version", "subscription_id")),
+    }
+    with open_store().write() as connection:
+        connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+        for name, statement in found.items():
+            first, *others = re.split("%[bs]", statement)
+            numbered = first + "".join(f"${number}{text}" for number, text in enumerate(others, 1))
+            connection.exec_driver_sql(f'PREPARE "{name}" AS {numbered}')
+            nulls = ", ".join(["NULL"] * len(others))
+            plan = "\n".join(connection.exec_driver_sql(f'EXPLAIN EXECUTE "{name}"({nulls})').scalars())
+            assert "Seq Scan" not in plan, plan
 
 
 # many writers
@@ -255,6 +281,20 @@ def test_one_process_at_a_time_applies_retention(open_store: Open) -> None:
 
 
 # connections
+
+
+def test_a_view_is_consistent_and_a_write_sees_what_others_have_committed(open_store: Open) -> None:
+    """On the same connection of the pool, one after the other."""
+    store, other = open_store(), open_store()
+    count = sa.select(sa.func.count()).select_from(tables.name)
+    seen = []
+    for transaction in (store.read, store.write, store.read):
+        with transaction() as connection:
+            before = connection.execute(count).scalar_one()
+            other.name_id("entity", f"made in {len(seen)}")
+            seen.append(connection.execute(count).scalar_one() - before)
+
+    assert seen == [0, 1, 0]
 
 
 def test_a_ring_comes_after_its_commit(open_store: Open) -> None:
