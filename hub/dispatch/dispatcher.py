@@ -50,6 +50,7 @@ RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
 EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
+UNRUNG = 15 * SECOND  # between two looks that nobody rang for
 GRACE = 10.0  # seconds that attempts on their way get at the end
 PROBE_MARGIN = 5 * SECOND  # after a probe's time-out, another worker may try
 
@@ -178,7 +179,13 @@ class Dispatcher:
             route.parks = id in parked
             self._expire_soon(route)
         self._mark = await self._read(self._deliveries.mark)
+        self._look_now_and_then()
+
+    def _look_now_and_then(self) -> None:
+        """On Postgres a ring follows its commit, and is lost with a process that is killed between the two."""
         self._look_again.set()
+        if not self._store.is_sqlite:
+            self._alarms.at(self._clock.now() + UNRUNG, self._look_now_and_then)
 
     async def _close(self) -> None:
         for task in self._expiries:

@@ -19,7 +19,7 @@ from hub.dispatch.slices import SLICES
 from hub.documents import Cause, Event
 from hub.store import tables
 from hub.store.database import Store
-from hub.store.images import statements
+from hub.store.images import statements, write_many
 from hub.store.workers import Membership
 
 PAGE = 500  # deliveries read at once
@@ -120,8 +120,9 @@ class Deliveries:
         self._membership = membership
         mark = "?" if store.is_sqlite else "%s"
         # One statement for many rows: the driver lets go of Python's lock at each, and would get it back late.
-        among = "(SELECT value FROM json_each(?))" if store.is_sqlite else "(SELECT unnest(%s::bigint[]))"
-        self._delete = f"DELETE FROM delivery WHERE seq IN {among}"
+        # Not as a join on Postgres: planned while the table is small, it would read all of it for good.
+        among = "IN (SELECT value FROM json_each(?))" if store.is_sqlite else "= ANY(%s::bigint[])"
+        self._delete = f"DELETE FROM delivery WHERE seq {among}"
         self._update = (
             f"UPDATE delivery SET state = {mark}, attempts = {mark}, due_at = {mark}, reason = {mark}"
             f" WHERE seq = {mark} AND state <> {int(State.RELEASED)}"
@@ -278,6 +279,7 @@ class Deliveries:
     def write(self, changes: Changes) -> None:
         """All of it in one store transaction: an attempt goes with what came of it."""
         with self._writing() as connection:
+            self._lock(connection, [*changes.settled, *(update.seq for update in changes.updates)])
             self._write_attempts(connection, changes.attempts)
             if changes.settled:
                 connection.exec_driver_sql(self._delete, (statements(connection).keys(changes.settled),))
@@ -288,6 +290,13 @@ class Deliveries:
                 [(one.entity_id, one.key, one.version, one.subscription_id) for one in changes.accepted],
             )
             self._write_states(connection, changes)
+
+    @staticmethod
+    def _lock(connection: sa.Connection, seqs: Sequence[int]) -> None:
+        """In the order in which operators and replays lock them too, so that nobody waits in a circle."""
+        sql = statements(connection)
+        if not sql.sqlite:
+            write_many(connection, sql.lock("delivery", ("seq",)), [(seq,) for seq in seqs])
 
     @staticmethod
     def _many(connection: sa.Connection, statement: str, rows: list[tuple[Any, ...]]) -> None:
@@ -437,12 +446,17 @@ def _updated(update: Update) -> tuple[Any, ...]:
 
 
 def upsert(
-    store: Store, connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]
+    store: Store,
+    connection: sa.Connection,
+    table: sa.Table,
+    key: dict[str, Any],
+    values: dict[str, Any],
+    new: Mapping[str, Any] | None = None,
 ) -> None:
-    """One row by its primary key; columns that are not given stay as they are."""
+    """One row by its primary key; columns that are not given stay as they are. `new`: what only a new row gets."""
     from sqlalchemy.dialects import postgresql, sqlite
 
-    insert = (sqlite.insert if store.is_sqlite else postgresql.insert)(table).values(**key, **values)
+    insert = (sqlite.insert if store.is_sqlite else postgresql.insert)(table).values(**key, **values, **(new or {}))
     connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
 
 
@@ -452,10 +466,6 @@ def set_subscription_state(
     """active, paused or disabled."""
     from hub.store.database import now
 
-    table = tables.subscription_state
     values = {"state": state, "reason": reason, "since": now()}
-    found = connection.execute(
-        table.update().where(table.c.subscription_id == subscription_id).values(**values)
-    ).rowcount
-    if not found:
-        connection.execute(table.insert().values(subscription_id=subscription_id, definition="", **values))
+    key = {"subscription_id": subscription_id}
+    upsert(store, connection, tables.subscription_state, key, values, new={"definition": ""})

@@ -143,8 +143,8 @@ def test_a_large_transaction_that_ends_late_is_found(bench: Bench, receiver: Rec
             late.execute(sa.insert(tables.delivery), [bench._delivery("crm", key, 1, now()) for key in keys])
             await asyncio.to_thread(bench.commit, "early")
             await asyncio.to_thread(receiver.wait_for, 1)
-            bench.store.ring("dispatch", late)
             late.commit()
+            bench.store.ring("dispatch")
         await asyncio.to_thread(receiver.wait_for, 1 + count)
 
     share(bench, 2, script)
