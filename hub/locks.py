@@ -6,7 +6,8 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -27,6 +28,15 @@ class Lock(Protocol):
 def hold(store: Store, role: str) -> Lock:
     """Take the lock of a role. OutsideError, naming the owner, when another process has it."""
     return _FileLock(store, role) if store.is_sqlite else _ServerLock(store, role)
+
+
+@contextmanager
+def hold_all(store: Store, roles: Iterable[str]) -> Iterator[None]:
+    """As `hold`, of several roles: while it lasts none of them can start."""
+    with ExitStack() as held:
+        for role in roles:
+            held.callback(hold(store, role).release)
+        yield
 
 
 def owner(store: Store, role: str) -> str | None:

@@ -65,6 +65,11 @@ class Store:
         assert self.is_sqlite and self.url.database
         return Path(self.url.database)
 
+    @property
+    def place(self) -> str:
+        """How the store is named to people: its file, or its URL without the password."""
+        return str(self.path) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A consistent view."""

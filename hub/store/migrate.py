@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from hub.errors import OutsideError
+from hub.store import tables
 from hub.store.database import Store
 
 if TYPE_CHECKING:
@@ -68,8 +69,15 @@ def alembic_config(connection: sa.Connection) -> "Config":
 
 
 def require_current(store: Store) -> None:
-    """Raises OutsideError, with its remedy, when the store is missing, older or newer than this hub."""
-    require_newest(stored_revision(store), revisions(), _place(store))
+    """Raises OutsideError, with its remedy, when the store is missing, older or newer than this hub, or has moved."""
+    require_newest(stored_revision(store), revisions(), store.place)
+    with store.read() as connection:
+        moved_to = connection.execute(sa.select(tables.identity.c.moved_to)).scalar()
+    if moved_to is not None:
+        raise OutsideError(
+            f"The store {store.place} has moved to {moved_to}: two that run would send one id with two contents.",
+            "Set `store:` in hub.yaml to that one; `hub store copy --undo` gives a copy up that has never run.",
+        )
 
 
 def require_newest(stored: str | None, known: Sequence[str], place: str) -> None:
@@ -100,7 +108,3 @@ def _refuse_newer(stored: str | None, known: Sequence[str]) -> None:
             f"The store is of version {stored}, newer than this hub, which knows up to {known[-1]}.",
             "Install the hub that it was last used with, or a later one.",
         )
-
-
-def _place(store: Store) -> str:
-    return str(store.path) if store.is_sqlite else store.url.render_as_string(hide_password=True)

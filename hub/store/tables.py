@@ -31,6 +31,7 @@ identity = Table(
     metadata,
     Column("id", Text, primary_key=True),  # made once; kept when the store is copied; part of every delivery id
     Column("created_at", BigInteger, nullable=False),
+    Column("moved_to", Text, nullable=True),  # the store that took this one's place, which must not be run; null: none
 )
 
 name = Table(

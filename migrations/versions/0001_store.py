@@ -116,6 +116,7 @@ def upgrade() -> None:
         "identity",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("moved_to", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
