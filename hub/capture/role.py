@@ -10,7 +10,7 @@ import msgspec
 
 from hub.capture.capture import Capture
 from hub.catalogue import Catalogue
-from hub.changes import Batch, Feed, FeedPlan, Missed, Progress, lsn_text
+from hub.changes import NO_CURSOR, Batch, Feed, FeedPlan, Missed, Progress, lsn_text
 from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError
@@ -36,8 +36,11 @@ class Outside(Protocol):
         """OutsideError when a slot of this name exists: a first snapshot must not drop somebody else's."""
         ...
 
-    def missed(self, position: int) -> str:
-        """Why the slot no longer holds all that came after `position`; "" when it does."""
+    def missed(self, position: int, cursor: int) -> str:
+        """Why what came after the store's `position` and `cursor` is not to be had any more; "" when it is.
+
+        OutsideError when it is to be had, but not in this way: the stream was followed in the other one so far.
+        """
         ...
 
     def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
@@ -49,8 +52,8 @@ class Outside(Protocol):
         """A snapshot's records are still there after a restart, to be read on from where the store stands."""
         ...
 
-    def renew(self, *, first: bool) -> int | None:
-        """Have the source take a new snapshot: where its records begin. None: the feed does that when it starts.
+    def renew(self, *, first: bool) -> int:
+        """Have the source take a new snapshot: where its records begin. NO_CURSOR: the feed does that when it starts.
 
         `first`: the stream has never been followed; a snapshot that is there already will do.
         """
@@ -111,10 +114,10 @@ def decide(store: Store, project: Project, stream: str, outside: Outside) -> Sta
     missed = ""
     if state is not None and state.state == STREAMING:
         _require_same(state, _definitions(configs))
-        missed = outside.missed(state.position)
+        missed = outside.missed(state.position, state.cursor)
         if not missed:
             return _going_on(state, configs)
-    if state is not None and state.state == SNAPSHOT and outside.keeps_snapshots:
+    if state is not None and state.state == SNAPSHOT and outside.keeps_snapshots and state.cursor != NO_CURSOR:
         _require_same(state, _definitions(configs))
         return _going_on(state, configs)
     catalogue = outside.read_catalogue()
@@ -147,9 +150,9 @@ def begin(
     if start.state is not None:
         streams.take_over(store, start.state)  # before anything is changed outside
     cursor = outside.renew(first=start.state is None)
-    state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor or 0)
+    state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})
-    return state, start.entities, FeedPlan(cursor is None, 0, start.plan.columns, cursor or 0)
+    return state, start.entities, FeedPlan(cursor == NO_CURSOR, 0, start.plan.columns, cursor)
 
 
 def _definitions(configs: Iterable[EntityConfig]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from hub.errors import InputError, OutsideError
 from hub.project import Project
 from hub.project.addresses import resolve_store, store_url_fault
 from hub.store.copying import copy_store, run_again
-from hub.store.database import Store, now
+from hub.store.database import MissingStore, Store, now
 from hub.store.migrate import revisions, upgrade
 from hub.store.retention import prune
 
@@ -46,7 +46,7 @@ def upgrade_store(option: ProjectOption, as_json: bool) -> None:
 def _existing(project: Project) -> Store:
     opened = Store(project.store)
     if opened.is_sqlite and not opened.path.exists():
-        raise OutsideError(f"There is no store at {opened.path}.", "`hub run` makes it.")
+        raise MissingStore(opened.place)
     return opened
 
 

@@ -29,6 +29,13 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
+class MissingStore(OutsideError):
+    """There is no store yet."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"There is no store at {place}.", "`hub run` makes it.")
+
+
 class Store:
     def __init__(self, url: str, *, durable: bool = True) -> None:
         """`durable`: a commit is on disk before it returns, also through a power cut (SQLite only)."""
@@ -212,13 +219,14 @@ def _transaction(connection: sa.Connection, begin: str) -> Iterator[None]:
 def open_store(url: str, *, durable: bool = True) -> Store:
     """The store at `url`, which must be of this version.
 
-    Raises OutsideError when it cannot be reached, is missing, older (hub store upgrade) or newer than this hub.
+    Raises OutsideError when it cannot be reached, is older (hub store upgrade) or newer than this hub, or has moved
+    (hub store copy); MissingStore when there is none.
     """
     from hub.store.migrate import require_current
 
     store = Store(url, durable=durable)
     if store.is_sqlite and not store.path.exists():
-        raise OutsideError(f"There is no store at {store.path}.", "`hub run` makes it.")
+        raise MissingStore(store.place)
     try:
         require_current(store)
     except DBAPIError as error:

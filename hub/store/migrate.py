@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from hub.errors import OutsideError
 from hub.store import tables
-from hub.store.database import Store
+from hub.store.database import MissingStore, Store
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -83,7 +83,7 @@ def require_current(store: Store) -> None:
 def require_newest(stored: str | None, known: Sequence[str], place: str) -> None:
     """The judgement of `require_current`, on the stored revision and those that the hub knows, oldest first."""
     if stored is None:
-        raise OutsideError(f"There is no store in {place}.", "`hub run` makes it.")
+        raise MissingStore(place)
     _refuse_newer(stored, known)
     if stored != known[-1]:
         raise OutsideError(

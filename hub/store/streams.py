@@ -6,7 +6,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hub.catalogue import Catalogue
-from hub.changes import Commit, RowChange, TakenOver
+from hub.changes import NO_CURSOR, Commit, RowChange, TakenOver
 from hub.documents import Cause
 from hub.store.database import Store, now
 from hub.store.images import statements, write_many
@@ -41,7 +41,7 @@ class StreamState(msgspec.Struct, frozen=True):
     problem: str  # why it stands still; "" when it does not
     seen_at: int
     imaged: int | None  # the images of tables that the journal holds are as of this document; None: as of now
-    cursor: int  # where reading goes on in a topic; 0 where the position says it
+    cursor: int  # where reading goes on in a topic, or NO_CURSOR
     epoch: int  # of the process that has the stream
 
 
@@ -95,7 +95,7 @@ def load_stream(store: Store, name: str) -> StreamState | None:
 
 
 def begin_snapshot(
-    store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object], cursor: int = 0
+    store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object], cursor: int = NO_CURSOR
 ) -> StreamState:
     """Number a new run; what a run before it left in the spool or pending is void.
 
@@ -153,6 +153,15 @@ def take_over(store: Store, state: StreamState) -> StreamState:
     found = load_stream(store, state.name)
     assert found is not None
     return found
+
+
+def follow_topic(store: Store, state: StreamState, cursor: int) -> None:
+    """From now on what follows the position is in a topic, from `cursor` on; an engine that still runs cannot write."""
+    with store.write() as connection:
+        mine = sa.and_(stream.c.stream_id == state.id, stream.c.epoch == state.epoch)
+        values = {"cursor": cursor, "epoch": state.epoch + 1}
+        if not connection.execute(stream.update().where(mine).values(values)).rowcount:
+            raise TakenOver(state.name)
 
 
 def require_epoch(connection: sa.Connection, state: StreamState) -> None:

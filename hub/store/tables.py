@@ -56,7 +56,7 @@ stream = Table(
     Column("seen_at", BigInteger, nullable=False),  # when something last arrived
     # Of tables whose rows the journal holds whole: row images are as of this document; null: as of now.
     Column("imaged", BigInteger, nullable=True),
-    Column("cursor", BigInteger, nullable=False),  # where reading goes on in a topic; 0 where the position says it
+    Column("cursor", BigInteger, nullable=False),  # where reading goes on in a topic; -1: as the position says
     Column("epoch", Integer, nullable=False),  # raised by each process that takes the stream: an older one cannot write
 )
 

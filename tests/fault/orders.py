@@ -55,14 +55,20 @@ class Application:
             found = self.connection.execute("select pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
         self.counts[order], self.position = count, int(found[0]) if found else 0
 
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
     @contextmanager
     def working(self) -> Iterator[None]:
-        self._thread.start()
+        self.start()
         try:
             yield
         finally:
-            self._stop.set()
-            self._thread.join(30)
+            self.stop()
 
 
 def expect_each_count_once(versions: Sequence[journal.Version], counts: dict[int, int]) -> None:

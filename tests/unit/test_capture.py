@@ -16,6 +16,7 @@ from hub.capture.capture import Capture
 from hub.capture.versions import Heads
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.changes import (
+    NO_CURSOR,
     Arrival,
     Commit,
     Operation,
@@ -512,7 +513,7 @@ def test_reading_goes_on_where_all_before_is_stored(store: Store) -> None:
     settle(under_test)
     state = streams.load_stream(store, "main/main")
 
-    assert stored == [(1000, 0), (1010, 100), (1020, 101)]
+    assert stored == [(1000, NO_CURSOR), (1010, 100), (1020, 101)]
     assert state is not None and (state.position, state.cursor) == (1020, 102)
 
 
