@@ -20,6 +20,7 @@ from hub.operate.status import LogEnd, ask_log_end
 from hub.project import Project, Source, SubscriptionConfig
 from hub.store import streams
 from hub.store.database import Store
+from hub.store.streams import StreamState
 from hub.subscriptions import Subscription
 
 if TYPE_CHECKING:
@@ -401,19 +402,21 @@ def source_sql(project: Project, stream: str, catalogue: Catalogue) -> str:
     )
 
 
-def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[str, str, bool]]:
+def diagnose(project: Project, stream: str, state: StreamState | None) -> list[tuple[str, str, bool]]:
     """What there is to say of a stream's source: (sentence, remedy, whether it keeps the stream from running).
 
-    `position`: the store's; None when the stream has no snapshot yet. OutsideError when the source is out of reach.
+    `state`: the store's. OutsideError when the source is out of reach, or was followed in another way so far.
     """
     from cdc import source as sources
 
     source = source_of(project, stream)
     settings = stream_settings(project, stream, read_catalogue(source))
-    if source.kafka and position is not None:
-        position = 1 << 63  # the slot is Connect's: what it has confirmed is in the topic
+    follows = state is not None and state.state == streams.STREAMING
+    position = 0
+    if state is not None and follows:
+        build_outside(project, stream).missed(state.position, state.cursor)
+        # On Kafka the slot is Connect's: what it has confirmed is in the topic.
+        position = 1 << 63 if source.kafka else state.position
     with sources.connect(source.url) as connection:
-        found = sources.findings(
-            connection, settings, snapshot=position is None, position=position or 0, starting=False
-        )
+        found = sources.findings(connection, settings, snapshot=not follows, position=position, starting=False)
     return [(each.what, each.remedy, each.fatal) for each in found]

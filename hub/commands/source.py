@@ -10,7 +10,7 @@ from hub.commands.context import ProjectOption, echo_json, json_option, known, p
 from hub.errors import FaultError, HubError, InputError, OutsideError
 from hub.locks import owner
 from hub.store.database import MissingStore, Store
-from hub.store.streams import ask_resnapshot, load_stream
+from hub.store.streams import StreamState, ask_resnapshot, load_stream
 
 
 @click.group()
@@ -208,17 +208,16 @@ def _looked_at(option: ProjectOption) -> Iterator[tuple[str, str, str, bool]]:
     """(place, sentence, remedy, whether it is fatal) of the store and every stream's source."""
     from hub.bootstrap import diagnose, stream_names
 
-    positions: dict[str, int] = {}
+    states: dict[str, StreamState | None] = {}
     names = stream_names(option.project)
     try:
         states = {name: load_stream(option.store, name) for name in names}
-        positions = {name: state.position for name, state in states.items() if state and state.state == "streaming"}
         yield "store", "The store is there and of this version.", "", False
     except OutsideError as error:
         yield "store", error.what, error.remedy, not isinstance(error, MissingStore)
     for name in names:
         try:
-            for what, remedy, fatal in diagnose(option.project, name, positions.get(name)):
+            for what, remedy, fatal in diagnose(option.project, name, states.get(name)):
                 yield name, what, remedy, fatal
         except HubError as error:
             yield name, error.what, error.remedy, True

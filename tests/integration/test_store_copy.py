@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 MakeStore = Callable[[str], Store]
 ROWS = PAGE + 30  # of each table: more than is in memory at once
 TEXTS = ["", "x", "äöü €", "\U0001f600", "a\tb\nc\\N", "'quoted\"", '[12,"FR"]', "é" * 3000]
-LARGEST = {sa.BigInteger: 2**63 - 1, sa.Integer: 2**31 - 1, sa.SmallInteger: 2**15 - 1}
+LARGEST: dict[Any, int] = {sa.BigInteger: 2**63 - 1, sa.Integer: 2**31 - 1, sa.SmallInteger: 2**15 - 1}
 
 
 @pytest.fixture
