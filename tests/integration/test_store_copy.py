@@ -9,10 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 from hub.capture.capture import Capture
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.changes import Commit, Operation, RowChange, SnapshotCompleted, SnapshotRows, Transaction
+from hub.commands import main
 from hub.entities import compile_entity
 from hub.errors import FaultError, InputError, OutsideError
 from hub.locks import hold
@@ -23,6 +25,7 @@ from hub.store.database import Store
 from hub.store.migrate import require_current, stored_revision, upgrade
 from tests.integration.conftest import sqlalchemy_url
 from tests.integration.dispatching import Bench
+from tests.oracle.command import Project
 from tests.receiver import Receiver
 
 pytestmark = pytest.mark.integration
@@ -210,6 +213,34 @@ def test_a_copy_that_breaks_off_leaves_an_empty_target(sqlite: Store, make_store
     assert not any(contents(target).values())
     copy_store(sqlite, target, ignore)
     assert contents(target) == contents(sqlite) | {"identity": contents(target)["identity"]}
+
+
+def test_the_command_says_what_to_do_next_and_what_is_wrong(tmp_path: Path, sqlite: Store) -> None:
+    """A target that cannot be is refused before anything is done; a copy can be given up."""
+    Project(tmp_path, "").write(
+        {
+            "hub.yaml": f"hub: shop\nsources: {{main: {{url: 'postgresql://u@h/d'}}}}\nstore: {sqlite.url}\n",
+            "entities/order.yaml": "entity: order\ntable: orders\n",
+        }
+    )
+
+    def hub(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["--project", str(tmp_path), *arguments])
+        return done.exit_code, done.output
+
+    missing, unknown, away = (hub("store", "copy", *given) for given in ([], ["mysql://u@h/d"], ["postgres://u@h:1/d"]))
+    assert missing[0] == 2 and "The store to copy to is missing." in missing[1]
+    assert unknown[0] == 2 and "is neither a SQLite nor a Postgres URL." in unknown[1]
+    assert away[0] == 3 and "The store cannot be copied: " in away[1]
+
+    code, said = hub("store", "copy", "sqlite:///copy.db")
+    assert (code, said.splitlines()[0]) == (0, "attempt: 0 rows")
+    assert "Now set `store:` in hub.yaml to it, and start the hub." in said
+    assert hub("store", "prune")[0] == 3
+    code, said = hub("store", "copy", "--undo")
+    assert code == 0 and f"The store {sqlite.path} may run again." in said
+    assert hub("store", "prune")[0] == 0
+    require_current(Store(f"sqlite:///{tmp_path / 'copy.db'}"))
 
 
 def test_deliveries_go_on_under_their_ids(make_store: MakeStore, tmp_path: Path) -> None:
