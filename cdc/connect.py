@@ -81,8 +81,8 @@ class Connect:
         self.wait(name, _is_stopped, "stop")
 
     def restart(self, name: str) -> None:
-        """Connector and task, where they have failed."""
-        self._ask("POST", f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true")
+        """Connector and task, where they have failed; one that was just made has no status yet, and so has not."""
+        self._ask("POST", f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true", missing=True)
 
     def delete(self, name: str) -> None:
         self._ask("DELETE", f"/connectors/{name}")

@@ -105,6 +105,11 @@ def test_one_that_shall_not_run_yet_is_made_stopped_or_is_stopped_first() -> Non
     ]
 
 
+def test_one_that_was_just_made_has_not_failed() -> None:
+    """Connect knows its settings before its status."""
+    asked(lambda _: httpx.Response(404, json={"message": "Status for connector x not found"})).restart("x")
+
+
 def test_whether_it_has_stored_how_far_it_has_read() -> None:
     assert not asked(lambda _: httpx.Response(200, json={"offsets": []})).has_offsets("x")
     assert asked(lambda _: httpx.Response(200, json={"offsets": [{"offset": {"lsn": 1}}]})).has_offsets("x")
