@@ -57,7 +57,8 @@ def run_again(store: Store) -> str | None:
 
 def _prepare(target: Store) -> None:
     """Make the target's tables, or bring them to this version. InputError when it holds anything."""
-    if not target.is_sqlite and stored_revision(target) is None:
+    there = not target.is_sqlite or target.path.exists()
+    if there and stored_revision(target) is None:
         with target.read() as connection:
             others = sorted(sa.inspect(connection).get_table_names())
         if others:

@@ -170,8 +170,10 @@ def test_nothing_is_copied_while_a_role_runs(role: str, running: str, sqlite: St
 def test_a_target_that_holds_anything_is_refused(sqlite: Store, make_store: MakeStore, tmp_path: Path) -> None:
     """A store with rows, the store itself, and a database of somebody else's."""
     copy, taken = Store(f"sqlite:///{tmp_path / 'copy.db'}"), make_store("postgres")
-    with taken.write() as connection:
-        connection.exec_driver_sql("CREATE TABLE customers (id int)")
+    file = Store(f"sqlite:///{tmp_path / 'other.db'}")
+    for others in (taken, file):
+        with others.write() as connection:
+            connection.exec_driver_sql("CREATE TABLE customers (id int)")
     sqlite.name_id("stream", "main/main")
     copy_store(sqlite, copy, ignore)
 
@@ -179,8 +181,9 @@ def test_a_target_that_holds_anything_is_refused(sqlite: Store, make_store: Make
         copy_store(sqlite, copy, ignore)
     with pytest.raises(InputError, match="is not empty"):
         copy_store(sqlite, sqlite, ignore)
-    with pytest.raises(InputError, match="tables of somebody else's: customers"):
-        copy_store(sqlite, taken, ignore)
+    for others in (taken, file):
+        with pytest.raises(InputError, match="tables of somebody else's: customers"):
+            copy_store(sqlite, others, ignore)
 
 
 def test_a_text_that_postgres_cannot_hold_is_named_and_nothing_is_copied(sqlite: Store, make_store: MakeStore) -> None:
