@@ -50,6 +50,15 @@ class Connect:
         """Make the connector, or give it these settings."""
         self._ask("PUT", f"/connectors/{name}/config", json=dict(settings))
 
+    def put_stopped(self, name: str, settings: Mapping[str, str]) -> None:
+        """As `put`, but it does not run before it is resumed."""
+        if self.settings(name) is None:
+            self._ask("POST", "/connectors", json={"name": name, "config": dict(settings), "initial_state": "STOPPED"})
+        else:
+            self.stop(name)
+            self.put(name, settings)
+        self.wait(name, _is_stopped, "stop")
+
     def settings(self, name: str) -> dict[str, str] | None:
         answer = self._ask("GET", f"/connectors/{name}/config", missing=True)
         return None if answer is None else {key: str(value) for key, value in answer.items()}
@@ -74,7 +83,7 @@ class Connect:
     def stop(self, name: str) -> None:
         """Its task is shut down, which frees the slot; its settings and offsets stay."""
         self._ask("PUT", f"/connectors/{name}/stop")
-        self.wait(name, lambda state: state.state == "STOPPED" and not state.task, "stop")
+        self.wait(name, _is_stopped, "stop")
 
     def restart(self, name: str, patience: float = ANSWER_SECONDS) -> None:
         """Connector and task, where they have failed; one that was just made has no state yet, which is well."""
@@ -87,6 +96,10 @@ class Connect:
     def forget_offsets(self, name: str) -> None:
         """Of a stopped connector: with its next start it begins anew, with a snapshot."""
         self._ask("DELETE", f"/connectors/{name}/offsets")
+
+    def has_offsets(self, name: str) -> bool:
+        """It has stored how far it has read."""
+        return bool(self._ask("GET", f"/connectors/{name}/offsets")["offsets"])
 
     def wait(self, name: str, enough: Callable[[ConnectorState], bool], what: str) -> ConnectorState:
         """Until `enough`. FaultError when the connector fails, OutsideError after RUN_SECONDS."""
@@ -186,6 +199,10 @@ class Keeper:
             f"The connector {self._name} has failed: {state.problem.rstrip('.')}.",
             "It is started again by itself, after pauses that grow; mend what it names.",
         )
+
+
+def _is_stopped(state: ConnectorState) -> bool:
+    return state.state == "STOPPED" and not state.task
 
 
 def _json(answer: httpx.Response, place: str) -> Any:

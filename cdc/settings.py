@@ -19,6 +19,7 @@ UNAVAILABLE = "hub\x00unavailable"
 TOPIC_PREFIX = "hub"
 NOTIFICATIONS = "hub.notifications"
 HEARTBEAT_PREFIX = "hub-heartbeat"
+NO_SNAPSHOT = "no_data"  # snapshot.mode of a connector that goes on from its slot, or its offsets
 
 
 class StreamSettings(msgspec.Struct, frozen=True):
@@ -47,7 +48,7 @@ def connector_settings(stream: StreamSettings, *, snapshot: bool) -> dict[str, s
         "slot.max.retries": "3",
         "publication.name": stream.slot,
         "publication.autocreate.mode": "disabled",
-        "snapshot.mode": "initial" if snapshot else "no_data",
+        "snapshot.mode": "initial" if snapshot else NO_SNAPSHOT,
         "skipped.operations": "none",
         "tombstones.on.delete": "false",
         "provide.transaction.metadata": "false",
@@ -88,13 +89,13 @@ def engine_settings(stream: StreamSettings, *, snapshot: bool) -> dict[str, str]
 LARGEST_RECORD = 64 << 20  # bytes of one row as JSON: Postgres's own limit for a value is sixteen times that
 
 
-def connect_settings(stream: StreamSettings, topic: str, password: str) -> dict[str, str]:
+def connect_settings(stream: StreamSettings, topic: str, password: str, *, snapshot: bool = True) -> dict[str, str]:
     """For Kafka Connect: all records of the stream go to one topic, in which they keep the order of commits.
 
     `password`: a reference that a config provider of the worker's resolves, such as ${env:NAME}. InputError when the
-    source's url has another secret.
+    source's url has another secret. `snapshot`: take one where there are no offsets, at first or because they are lost.
     """
-    settings = connector_settings(stream, snapshot=True) | {
+    settings = connector_settings(stream, snapshot=snapshot) | {
         "tasks.max": "1",
         "key.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",

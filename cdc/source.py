@@ -588,7 +588,7 @@ class Watch:
         assert row is not None
         if parse_lsn(row[0]) <= self._told:
             return
-        connection.execute("SELECT pg_logical_emit_message(false, %s, '')", [HEARTBEAT_PREFIX])
+        _say(connection)
         row = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
         assert row is not None
         # The server writes some log of its own for it (a record of running transactions): that is not news.
@@ -598,6 +598,16 @@ class Watch:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def send_message(url: str) -> None:
+    """Put a message into the source's log, which everyone who follows it gets."""
+    with connect(url) as connection:
+        _say(connection)
+
+
+def _say(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("SELECT pg_logical_emit_message(false, %s, '')", [HEARTBEAT_PREFIX])
 
 
 def explain_failure(messages: Sequence[str], stream: StreamSettings, directory: Path) -> OutsideError:

@@ -19,8 +19,8 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsEr
 
 from cdc.connect import Connect, Keeper
 from cdc.envelope import decode, holds_unavailable, table_readers
-from cdc.settings import LARGEST_RECORD, StreamSettings, connect_settings
-from cdc.source import Watch, check_start, drop_slot
+from cdc.settings import LARGEST_RECORD, NO_SNAPSHOT, StreamSettings, connect_settings
+from cdc.source import Watch, check_start, drop_slot, send_message
 from cdc.transactions import COMPARED, PART, Assembler
 from hub.changes import Arrival, Batch, FeedPlan, Missed
 from hub.errors import OutsideError
@@ -233,18 +233,44 @@ class TopicFeed:
             self._consumer.close()
 
 
-def register(settings: StreamSettings, topic: Topic, password: str, replication: int) -> None:
+def take_slot(settings: StreamSettings, topic: Topic, password: str, replication: int, position: int) -> int:
+    """Make topic and connector, stopped, to go on without a snapshot from a slot that the embedded engine followed.
+
+    The offset from which the topic will have all that came after `position`, the store's: to be stored before
+    `register` starts the connector, which lets go of the slot's log. OutsideError when the engine still reads from
+    the slot, or the slot no longer has all of it.
+    """
+    check_start(settings, snapshot=False, position=position)
+    topic.make(replication)
+    topic.connect.put_stopped(topic.connector, connect_settings(settings, topic.name, password, snapshot=False))
+    topic.connect.forget_offsets(topic.connector)  # a connector of this name may have left some
+    with closing(topic.consumer()) as consumer:
+        _, last = topic.bounds(consumer)
+    return last
+
+
+def register(settings: StreamSettings, topic: Topic, password: str, replication: int) -> bool:
     """Make topic and connector, or bring the connector's settings up to date, and wait until it runs.
 
-    Raises OutsideError when the source is not ready for it, FaultError when it fails.
+    Raises OutsideError when the source is not ready for it, FaultError when it fails. True when the connector has gone
+    on from an engine's slot (`take_slot`): once it has an offset of its own, it gets the settings of any other, with
+    which a loss of its offsets leads to a snapshot.
     """
-    if topic.connect.settings(topic.connector) is None:
+    known = topic.connect.settings(topic.connector)
+    if known is None:
         check_start(settings, snapshot=True)
     topic.make(replication)
+    takes_slot = known is not None and known.get("snapshot.mode") == NO_SNAPSHOT
+    if takes_slot:
+        topic.connect.resume(topic.connector)
+        topic.connect.restart(topic.connector)  # where it had failed
+        send_message(settings.url)  # so that there is something to read
+        topic.connect.wait(topic.connector, lambda _: topic.connect.has_offsets(topic.connector), "read from the slot")
     topic.connect.put(topic.connector, connect_settings(settings, topic.name, password))
     topic.connect.resume(topic.connector)
     topic.connect.restart(topic.connector)  # where it had failed
     topic.connect.wait(topic.connector, lambda state: state.runs, "run")
+    return takes_slot
 
 
 def is_whole(settings: StreamSettings, topic: Topic, password: str) -> bool:

@@ -11,7 +11,7 @@ import psycopg
 
 from hub.capture.role import Outside, definition
 from hub.catalogue import Catalogue, Column
-from hub.changes import Feed, FeedPlan, lsn_text, parse_lsn
+from hub.changes import NO_CURSOR, Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
 from hub.connector import Kinds, kinds_of_package, read_settings
 from hub.dispatch.dispatcher import Dispatcher
@@ -24,6 +24,7 @@ from hub.project import Project, Source, SubscriptionConfig
 from hub.project.streams import entities_of, stream_of, tables_of
 from hub.store import streams
 from hub.store.database import Store
+from hub.store.streams import StreamState
 from hub.subscriptions import Subscription
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class StreamOutside(Outside):
                     "otherwise give this source another `slot:`.",
                 )
 
-    def missed(self, position: int) -> str:
+    def missed(self, position: int, cursor: int) -> str:
         from cdc import source as sources
 
         with sources.connect(self._source.url) as connection:
@@ -107,6 +108,12 @@ class StreamOutside(Outside):
         if slot.wal_status == "lost":
             return f"the slot {self._slot} has lost its log (max_slot_wal_keep_size)"
         if sources.gap(slot, position):
+            if cursor != NO_CURSOR:
+                raise OutsideError(
+                    f"Kafka Connect has followed {self._stream}, and its topic has what the store has not read yet.",
+                    "Put `kafka:` back into hub.yaml and let capture read it, or run `hub source resnapshot "
+                    f"{self._stream}`.",
+                )
             return f"the slot {self._slot} stands at {lsn_text(slot.confirmed)}, after the store's {lsn_text(position)}"
         return ""
 
@@ -121,8 +128,8 @@ class StreamOutside(Outside):
     def keeps_snapshots(self) -> bool:
         return False
 
-    def renew(self, *, first: bool) -> int | None:
-        return None
+    def renew(self, *, first: bool) -> int:
+        return NO_CURSOR
 
     def mark(self) -> int:
         from cdc import source as sources
@@ -140,10 +147,15 @@ class TopicOutside(StreamOutside):
     def refuse_foreign_slot(self) -> None:
         return None
 
-    def missed(self, position: int) -> str:
+    def missed(self, position: int, cursor: int) -> str:
         """What Connect has read is in the topic, whose bounds are looked at later; what it cannot read is not."""
         from cdc import source as sources
 
+        if cursor == NO_CURSOR:
+            raise OutsideError(
+                f"The embedded engine has followed {self._stream} so far.",
+                f"Run `hub source register {self._stream}`: Kafka Connect then goes on from the engine's slot.",
+            )
         with sources.connect(self._source.url) as connection:
             slot = sources.read_slot(connection, self._slot)
         if slot is None:
@@ -161,7 +173,7 @@ class TopicOutside(StreamOutside):
     def keeps_snapshots(self) -> bool:
         return True
 
-    def renew(self, *, first: bool) -> int | None:
+    def renew(self, *, first: bool) -> int:
         from cdc import topics
 
         topic = build_topic(self._project, self._stream)
@@ -236,15 +248,18 @@ def connector_config(project: Project, stream: str, password: str) -> dict[str, 
     return connect_settings(settings, topic_of(source, stream), password or password_reference(source))
 
 
-def register_connector(project: Project, stream: str, replication: int, password: str) -> None:
-    """Make a stream's topic and connector, and wait until it runs."""
+def register_connector(project: Project, stream: str, store: Store | None, replication: int, password: str) -> bool:
+    """Make a stream's topic and connector, and wait until it runs. True when it goes on from the engine's slot."""
     from cdc import topics
 
     source = source_of(project, stream)
     settings = stream_settings(project, stream, build_outside(project, stream).read_catalogue())
     topic = build_topic(project, stream)
     password = password or _known_password(topic) or password_reference(source)
-    topics.register(settings, topic, password, replication)
+    state = streams.load_stream(store, stream) if store else None
+    if store is not None and state is not None and state.state == streams.STREAMING and state.cursor == NO_CURSOR:
+        streams.follow_topic(store, state, topics.take_slot(settings, topic, password, replication, state.position))
+    return topics.register(settings, topic, password, replication)
 
 
 def _known_password(topic: "Topic") -> str:
@@ -431,19 +446,21 @@ def retire_sql(project: Project, stream: str) -> str:
     return "\n".join([*lines, sources.retire_sql(slot_of(source, stream))])
 
 
-def diagnose(project: Project, stream: str, position: int | None) -> list[tuple[str, str, bool]]:
+def diagnose(project: Project, stream: str, state: StreamState | None) -> list[tuple[str, str, bool]]:
     """What there is to say of a stream's source: (sentence, remedy, whether it keeps the stream from running).
 
-    `position`: the store's; None when the stream has no snapshot yet. OutsideError when the source is out of reach.
+    `state`: the store's. OutsideError when the source is out of reach, or was followed in another way so far.
     """
     from cdc import source as sources
 
     source = source_of(project, stream)
     settings = stream_settings(project, stream, read_catalogue(source))
-    if source.kafka and position is not None:
-        position = 1 << 63  # the slot is Connect's: what it has confirmed is in the topic
+    follows = state is not None and state.state == streams.STREAMING
+    position = 0
+    if state is not None and follows:
+        build_outside(project, stream).missed(state.position, state.cursor)
+        # On Kafka the slot is Connect's: what it has confirmed is in the topic.
+        position = 1 << 63 if source.kafka else state.position
     with sources.connect(source.url) as connection:
-        found = sources.findings(
-            connection, settings, snapshot=position is None, position=position or 0, starting=False
-        )
+        found = sources.findings(connection, settings, snapshot=not follows, position=position, starting=False)
     return [(each.what, each.remedy, each.fatal) for each in found]

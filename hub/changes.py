@@ -91,12 +91,15 @@ class SchemaDrift(msgspec.Struct, frozen=True, gc=False):
 Arrival = Transaction | TransactionPart | Progress | SnapshotBegun | SnapshotRows | SnapshotCompleted | SchemaDrift
 
 
+NO_CURSOR = -1  # the position alone says where reading goes on: the embedded engine follows the source
+
+
 class Batch(msgspec.Struct, frozen=True):
     """What came in together, in order. A SchemaDrift stands before the transaction in which it was seen."""
 
     arrivals: Sequence[Arrival]
     stored: Callable[[], None]  # call it once all of the batch is durable: it lets the source forget it
-    cursor: int = 0  # where to go on, stored with the position; 0 where the position says it
+    cursor: int = NO_CURSOR  # where to go on in a topic, stored with the position
 
 
 class FeedPlan(msgspec.Struct, frozen=True):
@@ -105,7 +108,7 @@ class FeedPlan(msgspec.Struct, frozen=True):
     snapshot: bool  # take a snapshot first, on a new slot; otherwise go on from the slot
     position: int = 0  # commit LSN of the last transaction that the store holds
     columns: Mapping[str, Sequence[str]] = {}  # by table: the columns to capture, catalogue order
-    cursor: int = 0  # of the last batch that the store holds whole
+    cursor: int = NO_CURSOR  # of the last batch that the store holds whole
 
 
 class Missed(OutsideError):

@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -42,6 +42,15 @@ def await_turn(store: Store, role: str) -> Lock:
     For who has the role by other means, so that the lock only tells of it. Postgres alone.
     """
     return _ServerLock(store, role, queue=True)
+
+
+@contextmanager
+def hold_all(store: Store, roles: Iterable[str]) -> Iterator[None]:
+    """As `hold`, of several roles: while it lasts none of them can start."""
+    with ExitStack() as held:
+        for role in roles:
+            held.callback(hold(store, role).release)
+        yield
 
 
 def owner(store: Store, role: str) -> str | None:

@@ -26,6 +26,7 @@ from hub.capture.layout import Layout, Row, make_layout
 from hub.capture.sweep import Sweep
 from hub.capture.versions import Heads, Published, Versions
 from hub.changes import (
+    NO_CURSOR,
     Arrival,
     Commit,
     Operation,
@@ -132,7 +133,7 @@ class Capture:
 
     # arrivals
 
-    def apply(self, arrivals: Sequence[Arrival], cursor: int = 0) -> bool:
+    def apply(self, arrivals: Sequence[Arrival], cursor: int = NO_CURSOR) -> bool:
         """Store what arrived. False when the last of it, mere progress, is not stored yet.
 
         `cursor`: where reading would go on after all of it; until then it is where it stands.

@@ -11,7 +11,7 @@ import msgspec
 
 from hub.capture.capture import Capture
 from hub.catalogue import Catalogue
-from hub.changes import Batch, Feed, FeedPlan, Missed, Progress, lsn_text
+from hub.changes import NO_CURSOR, Batch, Feed, FeedPlan, Missed, Progress, lsn_text
 from hub.doorbell import Doorbell
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError
@@ -39,8 +39,11 @@ class Outside(Protocol):
         """OutsideError when a slot of this name exists: a first snapshot must not drop somebody else's."""
         ...
 
-    def missed(self, position: int) -> str:
-        """Why the slot no longer holds all that came after `position`; "" when it does."""
+    def missed(self, position: int, cursor: int) -> str:
+        """Why what came after the store's `position` and `cursor` is not to be had any more; "" when it is.
+
+        OutsideError when it is to be had, but not in this way: the stream was followed in the other one so far.
+        """
         ...
 
     def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
@@ -52,8 +55,8 @@ class Outside(Protocol):
         """A snapshot's records are still there after a restart, to be read on from where the store stands."""
         ...
 
-    def renew(self, *, first: bool) -> int | None:
-        """Have the source take a new snapshot: where its records begin. None: the feed does that when it starts.
+    def renew(self, *, first: bool) -> int:
+        """Have the source take a new snapshot: where its records begin. NO_CURSOR: the feed does that when it starts.
 
         `first`: the stream has never been followed; a snapshot that is there already will do.
         """
@@ -105,9 +108,10 @@ def decide(store: Store, project: Project, stream: str, outside: Outside) -> Sta
     state = next((one for one in known if one.name == stream), None)
     come = _come(known, stream, configs)
     missed = ""
-    if state is not None and (state.state == STREAMING or (state.state == SNAPSHOT and outside.keeps_snapshots)):
+    keeps = state is not None and outside.keeps_snapshots and state.cursor != NO_CURSOR
+    if state is not None and (state.state == STREAMING or (state.state == SNAPSHOT and keeps)):
         _require_same(state, _definitions(config for config in configs if config.name not in come))
-        missed = outside.missed(state.position) if state.state == STREAMING else ""
+        missed = outside.missed(state.position, state.cursor) if state.state == STREAMING else ""
         if not missed and not come:
             return _going_on(state, configs)
     catalogue = outside.read_catalogue()
@@ -152,9 +156,9 @@ def begin(
         streams.take_over(store, start.state)
     streams.take_entities(store, stream, definitions.keys())
     cursor = outside.renew(first=start.state is None and not start.come)
-    state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor or 0)
+    state = streams.begin_snapshot(store, stream, start.catalogue, definitions, cursor)
     log.info("snapshot begins", extra={"stream": stream, "run": state.run, "tables": len(start.plan.columns)})
-    return state, start.entities, FeedPlan(cursor is None, 0, start.plan.columns, cursor or 0)
+    return state, start.entities, FeedPlan(cursor == NO_CURSOR, 0, start.plan.columns, cursor)
 
 
 def _definitions(configs: Iterable[EntityConfig]) -> dict[str, object]:

@@ -9,7 +9,8 @@ import click
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
 from hub.errors import FaultError, HubError, InputError, OutsideError
 from hub.locks import owner
-from hub.store.streams import ask_resnapshot, load_stream
+from hub.store.database import MissingStore, Store
+from hub.store.streams import StreamState, ask_resnapshot, load_stream
 
 
 @click.group()
@@ -94,17 +95,27 @@ def _reference(password: str) -> str:
 def register(option: ProjectOption, stream: str | None, replication: int, password: str) -> None:
     """Make topic and connector on Kafka Connect, or bring the connector up to date, and wait until it runs.
 
-    A connector that is there keeps its reference to the password, unless another one is given.
+    A connector that is there keeps its reference to the password, unless another one is given. Where the embedded
+    engine has followed the stream so far, the connector goes on from the engine's slot without a snapshot.
 
     \b
     Example: hub source register --replication 3
     """
     from hub.bootstrap import build_topic, register_connector
 
+    store = _store_if_any(option)
     for name in _streams(option, stream):
-        register_connector(option.project, name, replication, _reference(password))
+        goes_on = register_connector(option.project, name, store, replication, _reference(password))
         topic = build_topic(option.project, name)
-        click.echo(f"{name}: the connector {topic.connector} runs, and fills the topic {topic.name}.")
+        how = "goes on from the engine's slot" if goes_on else "runs"
+        click.echo(f"{name}: the connector {topic.connector} {how}, and fills the topic {topic.name}.")
+
+
+def _store_if_any(option: ProjectOption) -> Store | None:
+    try:
+        return option.store
+    except MissingStore:
+        return None
 
 
 @source.command()
@@ -214,18 +225,16 @@ def _looked_at(option: ProjectOption) -> Iterator[tuple[str, str, str, bool]]:
     """(place, sentence, remedy, whether it is fatal) of the store and every stream's source."""
     from hub.bootstrap import diagnose, stream_names
 
-    positions: dict[str, int] = {}
+    states: dict[str, StreamState | None] = {}
     names = stream_names(option.project)
     try:
         states = {name: load_stream(option.store, name) for name in names}
-        positions = {name: state.position for name, state in states.items() if state and state.state == "streaming"}
         yield "store", "The store is there and of this version.", "", False
     except OutsideError as error:
-        missing = "There is no store" in error.what
-        yield "store", error.what, error.remedy, not missing
+        yield "store", error.what, error.remedy, not isinstance(error, MissingStore)
     for name in names:
         try:
-            for what, remedy, fatal in diagnose(option.project, name, positions.get(name)):
+            for what, remedy, fatal in diagnose(option.project, name, states.get(name)):
                 yield name, what, remedy, fatal
         except HubError as error:
             yield name, error.what, error.remedy, True

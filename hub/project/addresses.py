@@ -11,6 +11,7 @@ from hub.project.suggestions import did_you_mean
 from hub.project.yaml_fields import Fields
 
 DEFAULT_STORE = "sqlite:///var/hub.db"
+_POSTGRES_STORES = ("postgresql", "postgres", "postgresql+psycopg")
 _PARTS = ("host", "port", "user", "password", "dbname")
 # libpq's parameters that Debezium's driver has too, or that change nothing of what is captured.
 SOURCE_PARAMETERS = (
@@ -71,21 +72,33 @@ def _parameter_fault(parameters: dict[str, str]) -> tuple[str, str] | None:
 def store_url(fields: Fields, directory: Path) -> str:
     """The store as an SQLAlchemy URL; a relative SQLite path is below the project directory."""
     url = fields.text("store", DEFAULT_STORE)
+    if url and (fault := store_url_fault(url)):
+        fields.wrong("store", *fault)
+    return resolve_store(url, directory)
+
+
+def store_url_fault(url: str) -> tuple[str, str] | None:
+    """What is wrong with a store's URL and the remedy; None when nothing is."""
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite" and separator:
         path = rest.removeprefix("/")
         if not rest.startswith("/") or not path.partition("?")[0] or path.startswith(":memory:"):
-            fields.wrong("store", "names no file.", f"Write {DEFAULT_STORE}.")
-        return f"sqlite:///{directory / path}"
-    if scheme in ("postgresql", "postgres", "postgresql+psycopg") and separator:
-        return f"postgresql+psycopg://{rest}"
-    if url:
-        fields.wrong(
-            "store",
-            "is neither a SQLite nor a Postgres URL.",
-            f"Write {DEFAULT_STORE}, or postgresql+psycopg://user:password@host/database.",
-        )
-    return url
+            return "names no file.", f"Write {DEFAULT_STORE}."
+        return None
+    if scheme in _POSTGRES_STORES and separator:
+        return None
+    return (
+        "is neither a SQLite nor a Postgres URL.",
+        f"Write {DEFAULT_STORE}, or postgresql+psycopg://user:password@host/database.",
+    )
+
+
+def resolve_store(url: str, directory: Path) -> str:
+    """A store's URL as SQLAlchemy takes it; a relative SQLite path is below `directory`."""
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator:
+        return f"sqlite:///{directory / rest.removeprefix('/')}"
+    return f"postgresql+psycopg://{rest}" if scheme in _POSTGRES_STORES and separator else url
 
 
 def console_address(fields: Fields) -> tuple[str, int]:

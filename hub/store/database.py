@@ -40,6 +40,23 @@ def now() -> int:
 _NEW_NAME = sa.text("INSERT INTO name (kind, name) VALUES (:kind, :name) ON CONFLICT DO NOTHING")
 
 
+class MissingStore(OutsideError):
+    """There is no store yet."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(f"There is no store at {place}.", "`hub run` makes it.")
+
+
+def require_here(connection: sa.Connection, place: str) -> None:
+    """OutsideError when the store was copied to another one, which took its place."""
+    moved_to = connection.execute(sa.select(tables.identity.c.moved_to)).scalar()
+    if moved_to is not None:
+        raise OutsideError(
+            f"The store {place} has moved to {moved_to}: two that run would send one id with two contents.",
+            "Set `store:` in hub.yaml to that one; `hub store copy --undo` gives a copy up that has never run.",
+        )
+
+
 class Store:
     def __init__(self, url: str, *, durable: bool = True) -> None:
         """`durable`: a commit is on disk before it returns, also through a power cut (SQLite only)."""
@@ -104,6 +121,11 @@ class Store:
     def path(self) -> Path:
         assert self.is_sqlite and self.url.database
         return Path(self.url.database)
+
+    @property
+    def place(self) -> str:
+        """How the store is named to people: its file, or its URL without the password."""
+        return str(self.path) if self.is_sqlite else self.url.render_as_string(hide_password=True)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -260,13 +282,14 @@ def _transaction(connection: sa.Connection, begin: str) -> Iterator[None]:
 def open_store(url: str, *, durable: bool = True) -> Store:
     """The store at `url`, which must be of this version.
 
-    Raises OutsideError when it cannot be reached, is missing, older (hub store upgrade) or newer than this hub.
+    Raises OutsideError when it cannot be reached, is older (hub store upgrade) or newer than this hub, or has moved
+    (hub store copy); MissingStore when there is none.
     """
     from hub.store.migrate import require_current
 
     store = Store(url, durable=durable)
     if store.is_sqlite and not store.path.exists():
-        raise OutsideError(f"There is no store at {store.path}.", "`hub run` makes it.")
+        raise MissingStore(store.place)
     try:
         require_current(store)
     except DBAPIError as error:

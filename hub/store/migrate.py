@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from hub.errors import OutsideError
-from hub.store.database import Store
+from hub.store.database import MissingStore, Store, require_here
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -68,14 +68,16 @@ def alembic_config(connection: sa.Connection) -> "Config":
 
 
 def require_current(store: Store) -> None:
-    """Raises OutsideError, with its remedy, when the store is missing, older or newer than this hub."""
-    require_newest(stored_revision(store), revisions(), _place(store))
+    """Raises OutsideError, with its remedy, when the store is missing, older or newer than this hub, or has moved."""
+    require_newest(stored_revision(store), revisions(), store.place)
+    with store.read() as connection:
+        require_here(connection, store.place)
 
 
 def require_newest(stored: str | None, known: Sequence[str], place: str) -> None:
     """The judgement of `require_current`, on the stored revision and those that the hub knows, oldest first."""
     if stored is None:
-        raise OutsideError(f"There is no store in {place}.", "`hub run` makes it.")
+        raise MissingStore(place)
     _refuse_newer(stored, known)
     if stored != known[-1]:
         raise OutsideError(
@@ -100,7 +102,3 @@ def _refuse_newer(stored: str | None, known: Sequence[str]) -> None:
             f"The store is of version {stored}, newer than this hub, which knows up to {known[-1]}.",
             "Install the hub that it was last used with, or a later one.",
         )
-
-
-def _place(store: Store) -> str:
-    return str(store.path) if store.is_sqlite else store.url.render_as_string(hide_password=True)

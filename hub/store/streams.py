@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from hub.catalogue import Catalogue
-from hub.changes import Commit, RowChange, TakenOver
+from hub.changes import NO_CURSOR, Commit, RowChange, TakenOver
 from hub.documents import Cause
 from hub.store.database import Store, now
 from hub.store.images import statements, write_many
@@ -51,7 +51,7 @@ class StreamState(msgspec.Struct, frozen=True):
     problem: str  # why it stands still; "" when it does not
     seen_at: int
     imaged: int | None  # the images of tables that the journal holds are as of this document; None: as of now
-    cursor: int  # where reading goes on in a topic; 0 where the position says it
+    cursor: int  # where reading goes on in a topic, or NO_CURSOR
     epoch: int  # of the process that has the stream
 
     def holds(self) -> dict[str, object]:
@@ -121,7 +121,7 @@ def _state(row: sa.RowMapping) -> StreamState:
 
 
 def begin_snapshot(
-    store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object], cursor: int = 0
+    store: Store, name: str, catalogue: Catalogue, entities: Mapping[str, object], cursor: int = NO_CURSOR
 ) -> StreamState:
     """Number a new run; what a run before it left in the spool or pending is void.
 
@@ -230,6 +230,15 @@ def _give_up(connection: sa.Connection, state: StreamState, entities: Collection
     if all(one.gone for one in held.values()):  # nobody may run it any more
         _void(connection, state.id)
         drop_unused(connection, state.name, (), ())
+
+
+def follow_topic(store: Store, state: StreamState, cursor: int) -> None:
+    """From now on what follows the position is in a topic, from `cursor` on; an engine that still runs cannot write."""
+    with store.write() as connection:
+        mine = sa.and_(stream.c.stream_id == state.id, stream.c.epoch == state.epoch)
+        values = {"cursor": cursor, "epoch": state.epoch + 1}
+        if not connection.execute(stream.update().where(mine).values(values)).rowcount:
+            raise TakenOver(state.name)
 
 
 def require_epoch(connection: sa.Connection, state: StreamState) -> None:

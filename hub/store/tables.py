@@ -46,6 +46,7 @@ identity = Table(
     metadata,
     Column("id", Text, primary_key=True),  # made once; kept when the store is copied; part of every delivery id
     Column("created_at", BigInteger, nullable=False),
+    Column("moved_to", Text, nullable=True),  # the store that took this one's place, which must not be run; null: none
 )
 
 name = Table(
@@ -70,7 +71,7 @@ stream = Table(
     Column("seen_at", BigInteger, nullable=False),  # when something last arrived
     # Of tables whose rows the journal holds whole: row images are as of this document; null: as of now.
     Column("imaged", BigInteger, nullable=True),
-    Column("cursor", BigInteger, nullable=False),  # where reading goes on in a topic; 0 where the position says it
+    Column("cursor", BigInteger, nullable=False),  # where reading goes on in a topic; -1: as the position says
     Column("epoch", Integer, nullable=False),  # raised by each process that takes the stream: an older one cannot write
 )
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from hub.dispatch.slices import SLICES, Slice, assign
 from hub.errors import OutsideError
-from hub.store.database import Store, now
+from hub.store.database import Store, now, require_here
 
 LEASE = 6.0  # seconds that a worker lives on without renewing
 DOORBELL = "workers"  # rung when slices have become free
@@ -60,6 +60,7 @@ class Membership:
                 " ORDER BY 1, 2 ON CONFLICT DO NOTHING",
                 ([name for name, _ in rows], [number for _, number in rows]),
             )
+            require_here(connection, self._store.place)  # a copy under way had this wait for its end
             self._store.ring(DOORBELL, connection)
 
     def renew(self) -> Standing:

@@ -73,9 +73,12 @@ class Application:
             except psycopg.OperationalError:
                 self._stop.wait(0.1)
 
+    def start(self) -> None:
+        self._thread.start()
+
     @contextmanager
     def working(self) -> Iterator[None]:
-        self._thread.start()
+        self.start()
         try:
             yield
         finally:

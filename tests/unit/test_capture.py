@@ -16,6 +16,7 @@ from hub.capture.capture import Capture
 from hub.capture.versions import Heads
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.changes import (
+    NO_CURSOR,
     Arrival,
     Commit,
     Operation,
@@ -478,6 +479,21 @@ def test_a_process_that_lost_its_stream_cannot_write(store: Store) -> None:
     assert heads(store)["note:1"]["name"] == "other"
 
 
+def test_an_engine_whose_stream_was_handed_over_cannot_write(store: Store) -> None:
+    """From then on the topic is read, from where its connector began."""
+    engine = begun(store, Legacy(0))
+    state = streams.load_stream(store, "main/main")
+    assert state is not None and state.cursor == NO_CURSOR
+    streams.follow_topic(store, state, 7)
+
+    with pytest.raises(TakenOver):
+        engine.apply([Transaction(Commit(1000, 100, 1), [note(1, "x")])])
+    with pytest.raises(TakenOver):
+        streams.follow_topic(store, state, 8)
+    after = streams.load_stream(store, "main/main")
+    assert after is not None and (after.position, after.cursor) == (state.position, 7)
+
+
 def test_what_comes_again_in_the_same_batch_changes_nothing(store: Store) -> None:
     """Kafka Connect was killed, and its topic has the last transactions twice, one after the other."""
     under_test = begun(store, Legacy(0))
@@ -518,7 +534,7 @@ def test_reading_goes_on_where_all_before_is_stored(store: Store) -> None:
     settle(under_test)
     state = streams.load_stream(store, "main/main")
 
-    assert stored == [(1000, 0), (1010, 100), (1020, 101)]
+    assert stored == [(1000, NO_CURSOR), (1010, 100), (1020, 101)]
     assert state is not None and (state.position, state.cursor) == (1020, 102)
 
 

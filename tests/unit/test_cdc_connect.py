@@ -80,6 +80,42 @@ def test_one_that_never_runs_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> N
         asked(lambda _: status("UNASSIGNED")).wait("hub-hub", lambda state: state.runs, "run")
 
 
+def test_one_that_shall_not_run_yet_is_made_stopped_or_is_stopped_first() -> None:
+    """A connector that is there may hold the slot: it lets go before it gets other settings."""
+    seen: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.method, request.url.path))
+        if request.method == "GET" and request.url.path.endswith("/config"):
+            return httpx.Response(200, json={}) if is_there else httpx.Response(404, json={"message": "none"})
+        if request.method == "POST":
+            assert json.loads(request.content) == {"name": "x", "config": {"a": "1"}, "initial_state": "STOPPED"}
+        return status("STOPPED") if request.method == "GET" else httpx.Response(202)
+
+    is_there = False
+    asked(answer).put_stopped("x", {"a": "1"})
+    made = [one for one in seen if one[0] != "GET"]
+    is_there = True
+    seen.clear()
+    asked(answer).put_stopped("x", {"a": "1"})
+
+    assert made == [("POST", "/connectors")]
+    assert [one for one in seen if one[0] != "GET"] == [
+        ("PUT", "/connectors/x/stop"),
+        ("PUT", "/connectors/x/config"),
+    ]
+
+
+def test_one_that_was_just_made_has_not_failed() -> None:
+    """Connect knows its settings before its status."""
+    asked(lambda _: httpx.Response(404, json={"message": "Status for connector x not found"})).restart("x")
+
+
+def test_whether_it_has_stored_how_far_it_has_read() -> None:
+    assert not asked(lambda _: httpx.Response(200, json={"offsets": []})).has_offsets("x")
+    assert asked(lambda _: httpx.Response(200, json={"offsets": [{"offset": {"lsn": 1}}]})).has_offsets("x")
+
+
 def test_the_settings_hold_no_secret_and_send_all_to_one_topic() -> None:
     """What Kafka Connect is given, everyone who asks it can read."""
     stream = StreamSettings("postgresql://hub:s3cret@db:5432/shop", "hub", {}, Catalogue({}))
