@@ -14,6 +14,7 @@ from hub.capture.capture import Capture
 from hub.capture.role import Outside, begin
 from hub.catalogue import Catalogue
 from hub.changes import (
+    NO_CURSOR,
     Commit,
     FeedPlan,
     Operation,
@@ -88,7 +89,7 @@ class Memory(Outside):
     def refuse_foreign_slot(self) -> None:
         return None
 
-    def missed(self, position: int) -> str:
+    def missed(self, position: int, cursor: int) -> str:
         return ""
 
     def require_ready(self, catalogue: Catalogue, plan: FeedPlan) -> None:
@@ -99,9 +100,9 @@ class Memory(Outside):
     def keeps_snapshots(self) -> bool:
         return False
 
-    def renew(self, *, first: bool) -> int | None:
+    def renew(self, *, first: bool) -> int:
         self.renewals.append(first)
-        return None
+        return NO_CURSOR
 
     def mark(self) -> int:
         return 0
