@@ -72,7 +72,7 @@ class Connect:
         self.wait(name, lambda state: state.state == "STOPPED" and not state.task, "stop")
 
     def restart(self, name: str) -> None:
-        """Connector and task, where they have failed. One that has just been made has no status yet: it starts anyway."""
+        """Connector and task, where they have failed. One that has just been made has no status yet, and starts."""
         self._ask("POST", f"/connectors/{name}/restart?includeTasks=true&onlyFailed=true", missing=True)
 
     def delete(self, name: str) -> None:
