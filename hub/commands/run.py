@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hub.project import Project
     from hub.store.database import Store
 
+
+log = logging.getLogger(__name__)
 
 CONSOLE_NICENESS = 10  # looking must not cost those who work
 SHARE_SECONDS = 0.5  # between two looks at which streams are this worker's
@@ -177,9 +180,15 @@ def _require_sources(project: "Project", store: "Store") -> None:
 
 
 def _prune(prune: Callable[..., object], store: "Store", project: "Project") -> None:
+    """A store that is away just then is no reason to end: what is old goes a day later."""
+    from sqlalchemy.exc import DBAPIError
+
     from hub.store.database import now
 
-    prune(store, project.retention, now())
+    try:
+        prune(store, project.retention, now())
+    except DBAPIError as error:
+        log.warning("not pruned, until tomorrow", extra={"reason": str(error.orig).strip().splitlines()[0]})
 
 
 def _changes(project: "Project", store: "Store") -> list[str]:
