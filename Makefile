@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The whole suite runs by default; `make test ARGS="tests/unit -k match"` runs a part.
 ARGS ?=
+# Processes that share it. Most tests wait for others, so two keep two cores busy; `make test WORKERS=0` uses none.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large clean
@@ -37,7 +39,7 @@ stack-jars: setup ## bring the jars of Kafka, Kafka Connect and Debezium, by Mav
 	$(PYTHON) -m stack.environment
 
 test: setup services lint ## lint, type check and run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 lint: setup ## ruff and the strict type checker
 	$(BIN)/ruff check .

@@ -21,6 +21,17 @@ from tests.oracle.mode import Kafka, followed_by, kafka
 MakeStore = Callable[[str], str]
 
 
+KAFKA = pytest.mark.xdist_group("kafka")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Where several processes share the tests (`-n`), one has all that need Kafka, and a file's others are one's."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(KAFKA if "broker" in item.fixturenames else pytest.mark.xdist_group(item.path.name))
+
+
 def _missing(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"CI is set, so this must be there: {reason}", pytrace=False)
@@ -131,7 +142,7 @@ def connect(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield worker
 
 
-@pytest.fixture(params=["embedded", "distributed"])
+@pytest.fixture(params=["embedded", pytest.param("distributed", marks=KAFKA)])
 def mode(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both ways to run, for the tests that use this fixture: `pytest.mark.usefixtures("mode")`.
 

@@ -112,8 +112,17 @@ def application(database: str, statistics: Statistics) -> Iterator[str]:
     statistics.execute(sql.SQL("drop owned by {0}; drop role {0}").format(sql.Identifier(role)))
 
 
+Scans = dict[str, dict[str, int]]  # by schema and table
+
+
 @pytest.fixture
-def project(database: str, application: str, make_store: MakeStore, tmp_path: Path) -> Iterator[Project]:
+def empty(application: str, statistics: Statistics) -> Scans:
+    """The tables' scans before anybody follows them: Kafka Connect does so from its registration on."""
+    return _scans(statistics)
+
+
+@pytest.fixture
+def project(database: str, empty: Scans, make_store: MakeStore, tmp_path: Path) -> Iterator[Project]:
     store = make_store("sqlite")
     made = Project(tmp_path, store)
     slot = urlsplit(database).path.removeprefix("/")
@@ -126,11 +135,10 @@ def project(database: str, application: str, make_store: MakeStore, tmp_path: Pa
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("mode")
 def test_nobody_but_the_application_touches_its_tables(
-    database: str, application: str, project: Project, statistics: Statistics
+    database: str, application: str, empty: Scans, project: Project, statistics: Statistics
 ) -> None:
     """Over 1,000 changes and 60 idle seconds: no foreign statement on its tables, no scan that is not its own."""
     role = urlsplit(application).username
-    empty = _scans(statistics)
     with project.running() as run:
         run.until_settled(fence(statistics))
         # A session that goes idle tells its statistics late, up to ten seconds.
@@ -167,10 +175,10 @@ def test_a_foreign_statement_would_be_seen(database: str, application: str, stat
     assert after[TWIN] == before[TWIN]
 
 
-def _all_read(before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]) -> bool:
+def _all_read(before: Scans, now: Scans) -> bool:
     return all(now[FOLLOWED][table] > before[FOLLOWED][table] for table in TABLES)
 
 
-def _scans(statistics: Statistics) -> dict[str, dict[str, int]]:
+def _scans(statistics: Statistics) -> Scans:
     statistics.execute("select pg_stat_force_next_flush()")
     return {schema: dict(statistics.execute(SCANS, [schema]).fetchall()) for schema in (FOLLOWED, TWIN)}

@@ -30,6 +30,7 @@ from hub.changes import (
     TransactionPart,
 )
 from hub.errors import OutsideError
+from tests.conftest import KAFKA
 
 SECONDS = 60.0
 PART = 50  # row changes of one transaction that a feed holds at once
@@ -193,7 +194,13 @@ class TopicSource:
         self._connection.close()
 
 
-@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.integration) for name in ("engine", "topic"))])
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("engine", marks=pytest.mark.integration),
+        pytest.param("topic", marks=[pytest.mark.integration, KAFKA]),
+    ]
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Source]:
     made: Source = MemorySource()
     if request.param == "engine":
