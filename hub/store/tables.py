@@ -53,7 +53,7 @@ name = Table(
     "name",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("kind", Text, nullable=False),  # source, stream, table, lookup, entity, subscription
+    Column("kind", Text, nullable=False),  # source, stream, table, lookup, entity, subscription, dropped …
     Column("name", Text, nullable=False),
     Index("name_kind_name", "kind", "name", unique=True),
 )
@@ -66,7 +66,7 @@ stream = Table(
     Column("state", Text, nullable=False),  # snapshot, streaming, resnapshot (asked for)
     Column("run", Integer, nullable=False),  # number of the snapshot run that rows are written with
     Column("catalogue", LargeBinary, nullable=False),  # Catalogue as JSON: what documents are made with
-    Column("entities", LargeBinary, nullable=False),  # what the entities were when the snapshot began
+    Column("entities", LargeBinary, nullable=False),  # hub.store.streams.Held by name, as JSON
     Column("problem", Text, nullable=False),  # why the stream stands still, "" when it does not
     Column("seen_at", BigInteger, nullable=False),  # when something last arrived
     # Of tables whose rows the journal holds whole: row images are as of this document; null: as of now.
