@@ -118,7 +118,7 @@ def start(store: Shared, project: Project, stream: str, outside: Outside | None 
     """As `hub run --role capture --stream` does."""
     own = store.opened()
     state, entities, plan = begin(own, project, stream, outside or Memory())
-    assert plan.snapshot == (state.state == streams.SNAPSHOT and plan.cursor == 0)
+    assert plan.snapshot == (state.state == streams.SNAPSHOT and plan.cursor == NO_CURSOR)
     return Capture(own, state, entities, [], project.fan_out)
 
 
