@@ -191,11 +191,10 @@ class Dispatcher:
         for task in self._expiries:
             task.cancel()
         await asyncio.gather(*(worker.close(GRACE) for worker in self._workers.values()))
-        with contextlib.suppress(DBAPIError, TimeoutError, Evicted):
-            async with asyncio.timeout(GRACE):
-                await self._results.flush()
-                if self._lease:
-                    await self._lease.close()
+        for last in (self._results.flush, *([self._lease.close] if self._lease else [])):
+            with contextlib.suppress(DBAPIError, TimeoutError, Evicted):
+                async with asyncio.timeout(GRACE):
+                    await last()
         self._reads.shutdown()
         self._writes.shutdown()
 
