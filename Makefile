@@ -26,7 +26,7 @@ demo: setup ## the whole system on this machine, with an example legacy applicat
 services: setup ## install what the tests need where that is allowed (root and apt), and say what is missing
 	bash tests/services.sh
 
-stack: setup ## Postgres, Kafka and Kafka Connect with Debezium as background processes of this machine
+stack: setup ## the whole distributed mode as background processes of this machine, without containers
 	$(BIN)/python -m stack.local up
 
 stack-down: setup ## end what `make stack` has started; its data stay in var/stack

@@ -1,6 +1,6 @@
-"""The services of the distributed mode as background processes of this machine, for `make stack`.
+"""The whole distributed mode as background processes of this machine, for `make stack`.
 
-    python -m stack.local up      bring the jars, start what does not run yet, say where everything is
+    python -m stack.local up      bring the jars, start what does not run yet, wait for the first delivered document
     python -m stack.local down    end what `up` has started, and nothing else; the data stay
 
 Everything is in var/stack of the checkout: data, settings, logs, and a file `env` for a shell to read.
@@ -8,11 +8,13 @@ Everything is in var/stack of the checkout: data, settings, logs, and a file `en
 
 import argparse
 import base64
+import os
 import secrets
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,12 @@ import psycopg
 from psycopg import sql
 
 from examples.postgres import LocalPostgres
-from hub.errors import HubError
+from hub.errors import HubError, OutsideError
 from stack.connect import Connect
 from stack.jars import jars
 from stack.kafka import Broker
-from stack.servers import JavaServer, free_ports
+from stack.roles import HubRole, Receiver
+from stack.servers import LocalServer, free_ports
 from stack.settings import ROOT
 
 DIRECTORY = ROOT / "var" / "stack"
@@ -35,6 +38,8 @@ PROJECT = EXAMPLE / "distributed"
 LEGACY, STORE = "conference", "hub"  # databases
 ROLE = "hub"  # that follows the legacy database
 PASSWORD = "legacy_password"  # the role's, as a file among Connect's secrets
+ROLES = ("capture-1", "capture-2", "dispatch-1", "dispatch-2", "console")
+DELIVERED_SECONDS = 120.0  # until the first document of the snapshot has arrived
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +81,52 @@ def up(directory: Path) -> Stack:
         _make_role(postgres, password)
         done(f"the role {ROLE}, its grants, a publication")
     stack = Stack(directory, postgres, broker, connect)
-    _write_environ(stack, password)
+    environ = _write_environ(stack, password)
+    with _step("the hub's store") as done:
+        _hub(environ, "store", "upgrade")
+        done("of this version")
+    with _step("the connector") as done:
+        _hub(environ, "source", "register", "--password", f"${{dir:{connect.secrets}:{PASSWORD}}}")
+        done("runs")
+    receiver, *roles = _roles(directory, environ)
+    for server in (receiver, *roles):
+        with _step(server.name) as done:
+            server.start()
+            done(environ["RECEIVER_URL"] if server is receiver else _near(server.log))
+    with _step("first document") as done:
+        done(_first_document(Path(environ["ARCHIVE_PATH"]), roles))
     return stack
+
+
+def _hub(environ: Mapping[str, str], *arguments: str) -> None:
+    """A command of the hub's. OutsideError with what it said when it fails."""
+    command = [sys.executable, "-m", "hub", "--project", str(PROJECT), *arguments]
+    done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
+    if done.returncode:
+        raise OutsideError(f"hub {arguments[0]} {arguments[1]} failed: {done.stderr.strip()}")
+
+
+def _roles(directory: Path, environ: Mapping[str, str]) -> list[LocalServer]:
+    return [Receiver(directory, environ), *(HubRole(name, PROJECT, directory, environ) for name in ROLES)]
+
+
+def _first_document(archive: Path, roles: Sequence[LocalServer]) -> str:
+    """Wait for what is archived first. OutsideError, with a role's last words, when one has ended or nothing comes."""
+    end = time.monotonic() + DELIVERED_SECONDS
+    while not (archive.exists() and archive.stat().st_size):
+        ended = [role for role in roles if role.process() is None]
+        if ended or time.monotonic() > end:
+            which = ended[0] if ended else roles[0]
+            raise OutsideError(f"Nothing was delivered. {which.name}: {which.said()}")
+        time.sleep(0.1)
+    return f"in {_near(archive)}"
 
 
 def down(directory: Path) -> None:
     """End what `up` has started there, last first."""
     found = jars()
-    servers: tuple[JavaServer, ...] = (Connect(found, directory, ""), Broker(found, directory))
-    for server in servers:
+    services: tuple[LocalServer, ...] = (Connect(found, directory, ""), Broker(found, directory))
+    for server in (*reversed(_roles(directory, {})), *services):
         with _step(server.name) as done:
             runs = server.process() is not None
             server.stop()
@@ -111,10 +153,7 @@ def _postgres(directory: Path) -> LocalPostgres:
     """A running server with both databases; the legacy application's with its seed. It keeps its port, for the
     connector that is registered knows it."""
     server = _server(directory)
-    kept = directory / "postgres.port"
-    if not kept.exists():
-        kept.write_text(str(free_ports(1)[0]))
-    server.port = int(kept.read_text())
+    server.port = _port(directory, "postgres")
     if not _runs(server):
         server.start()
     with psycopg.connect(server.url(), autocommit=True) as admin:
@@ -149,7 +188,8 @@ def _make_role(server: LocalPostgres, password: str) -> None:
         owner.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(ROLE), password))
 
 
-def _write_environ(stack: Stack, password: str) -> None:
+def _write_environ(stack: Stack, password: str) -> dict[str, str]:
+    """What the example's project takes from the environment: kept for a shell to read. Its ports stay as they are."""
     postgres = stack.postgres
     webhook = _secret(stack.connect, "webhook_secret", "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode())
     environ = {
@@ -158,33 +198,36 @@ def _write_environ(stack: Stack, password: str) -> None:
         "HUB_STORE": postgres.url(STORE).replace("postgresql://", "postgresql+psycopg://", 1),
         "KAFKA_BOOTSTRAP": stack.broker.bootstrap,
         "KAFKA_CONNECT": stack.connect.url,
-        "RECEIVER_URL": "http://127.0.0.1:8091",
+        "RECEIVER_URL": f"http://127.0.0.1:{_port(stack.directory, 'receiver')}",
+        "CONSOLE_LISTEN": f"127.0.0.1:{_port(stack.directory, 'console')}",
         "WEBHOOK_SECRET": webhook,
         "ARCHIVE_PATH": str(stack.directory / "archive.jsonl"),
     }
     stack.environ.touch(mode=0o600)
     stack.environ.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in environ.items()))
+    return environ
+
+
+def _port(directory: Path, name: str) -> int:
+    """One that was free when it was first asked for, and is kept."""
+    kept = directory / f"{name}.port"
+    if not kept.exists():
+        kept.write_text(str(free_ports(1)[0]))
+    return int(kept.read_text())
 
 
 def _guide(stack: Stack) -> str:
     """How to go on, to copy."""
-    hub = f"hub --project {_near(PROJECT)}"
-    password = f"'${{dir:{stack.connect.secrets}:{PASSWORD}}}'"
-    receiver = f"python -m examples.conference.receiver --log {_near(stack.directory / 'received.jsonl')}"
     return f"""
   data, settings, logs  {_near(stack.directory)}
-  Go on, with .venv/bin in the path; the last four each in a terminal of its own:
+  Go on, with .venv/bin in the path:
     . {_near(stack.environ)}
-    {hub} store upgrade
-    {hub} source register --password {password}
-    {receiver}
-    {hub} run --role capture
-    {hub} run --role dispatch
-    {hub} run --role console
-  Change something in the legacy application:
+    hub --project {_near(PROJECT)} status
+    curl "$CONSOLE_LISTEN/metrics"
+  Change something in the legacy application, and see what arrives at $RECEIVER_URL:
     python -m examples.conference.application --url "$LEGACY_OWNER_URL"
     python -m examples.conference.traffic http://127.0.0.1:8090
-  End the services, not the data:
+  End all of it, not the data:
     make stack-down"""
 
 
@@ -201,7 +244,7 @@ def _near(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Postgres, Kafka and Kafka Connect on this machine.")
+    parser = argparse.ArgumentParser(description="Postgres, Kafka, Kafka Connect and the hub on this machine.")
     parser.add_argument("what", choices=["up", "down"])
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""A Java server as a local process, which can be killed and started again on the same data and ports."""
+"""A server as a local process, which can be killed and started again on the same data and ports."""
 
 import ctypes
 import os
@@ -33,24 +33,18 @@ _LIBC = ctypes.CDLL(None)  # before any fork
 JVM = ("-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true")
 
 
-class JavaServer(ABC):
-    """One server whose files are all in `directory`: settings, data, log and process number.
+class LocalServer(ABC):
+    """One process whose files are all in `directory`: settings, data, log and process number.
 
-    The settings are made at the first start and kept, ports included. `lasting`: it outlives the process that started
-    it, and another one may stop it; otherwise it is killed when that process ends, however that comes.
+    `lasting`: it outlives the process that started it, and another one may stop it; otherwise it is killed when that
+    process ends, however that comes.
     """
 
     name: str  # of its log and its other files
-    main: str  # the Java class
-    heap: str  # as -Xmx takes it
 
-    def __init__(
-        self, jars: Jars, directory: Path, *, environ: Mapping[str, str] | None = None, lasting: bool = False
-    ) -> None:
-        self.jars = jars
+    def __init__(self, directory: Path, *, environ: Mapping[str, str] | None = None, lasting: bool = False) -> None:
         self.directory = directory.resolve()
         self.log = self.directory / f"{self.name}.log"
-        self.properties = self.directory / f"{self.name}.properties"
         self._pid = self.directory / f"{self.name}.pid"
         self._environ = dict(environ or {})
         self._lasting = lasting
@@ -66,7 +60,10 @@ class JavaServer(ABC):
         self.stop()
 
     @abstractmethod
-    def settle_in(self) -> None:
+    def command(self) -> list[str]:
+        """What is run. By its last two words a process whose number was kept is known as this server."""
+
+    def settle_in(self) -> None:  # noqa: B027 - many have nothing to make
         """Make what is not there yet of settings and data."""
 
     @abstractmethod
@@ -113,23 +110,14 @@ class JavaServer(ABC):
             if process.status() == psutil.STATUS_ZOMBIE:
                 process.wait(END_SECONDS)
                 return None
-            return process if str(self.properties) in process.cmdline() else None
+            return process if process.cmdline()[-2:] == self.command()[-2:] else None
         except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
             return None
-
-    def setting(self, name: str) -> str:
-        """Of the settings that it was started with."""
-        return read_properties(self.properties)[name]
 
     def said(self) -> str:
         """The end of its log, and where the rest is."""
         lines = self.log.read_text(errors="replace").strip().splitlines()[-5:] if self.log.exists() else []
         return f"{' / '.join(lines) or 'it said nothing'} (see {self.log})"
-
-    def java(self, main: str, *arguments: str) -> list[str]:
-        """The command that runs a class of Kafka's."""
-        options = [*JVM, f"-Xmx{self.heap}", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
-        return [find_java(), *options, "-cp", f"{self.jars.libs}/*", main, *arguments]
 
     def _forget(self) -> None:
         """It has ended."""
@@ -141,7 +129,7 @@ class JavaServer(ABC):
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                self.java(self.main, str(self.properties)),
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -160,6 +148,32 @@ class JavaServer(ABC):
             if time.monotonic() > end:
                 raise OutsideError(f"The local {self.name} was not ready in {START_SECONDS:.0f} s: {self.said()}")
             time.sleep(LOOK_SECONDS)
+
+
+class JavaServer(LocalServer):
+    """The settings are made at the first start and kept, ports included."""
+
+    main: str  # the Java class
+    heap: str  # as -Xmx takes it
+
+    def __init__(
+        self, jars: Jars, directory: Path, *, environ: Mapping[str, str] | None = None, lasting: bool = False
+    ) -> None:
+        super().__init__(directory, environ=environ, lasting=lasting)
+        self.jars = jars
+        self.properties = self.directory / f"{self.name}.properties"
+
+    def command(self) -> list[str]:
+        return self.java(self.main, str(self.properties))
+
+    def setting(self, name: str) -> str:
+        """Of the settings that it was started with."""
+        return read_properties(self.properties)[name]
+
+    def java(self, main: str, *arguments: str) -> list[str]:
+        """The command that runs a class of Kafka's."""
+        options = [*JVM, f"-Xmx{self.heap}", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
+        return [find_java(), *options, "-cp", f"{self.jars.libs}/*", main, *arguments]
 
 
 def find_java() -> str:

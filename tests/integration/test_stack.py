@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -182,13 +183,19 @@ def elsewhere(broker: Broker) -> Iterator[Path]:
 
 
 def test_the_whole_stack_comes_up_and_goes_down(elsewhere: Path) -> None:
-    """Called again it starts nothing anew; each process is ended by who did not start it; addresses are kept."""
+    """One call to the first delivered document. Called again it starts nothing anew; each process is ended by who did
+    not start it; addresses are kept.
+    """
     stack = local.up(elsewhere)
     servers = (stack.broker.process(), stack.connect.process())
+    roles = [psutil.Process(int((elsewhere / f"{name}.pid").read_text())) for name in ("receiver", *local.ROLES)]
+    delivered = json.loads((elsewhere / "archive.jsonl").read_text().splitlines()[0])
     environ = stack.environ.read_text()
     again = local.up(elsewhere)
 
     assert None not in servers
+    assert all(role.is_running() for role in roles)
+    assert delivered["event"] == "created"
     assert (again.broker.process(), again.connect.process()) == servers
     assert again.environ.read_text() == environ
     assert stack.environ.stat().st_mode & 0o077 == 0
@@ -197,5 +204,6 @@ def test_the_whole_stack_comes_up_and_goes_down(elsewhere: Path) -> None:
 
     local.down(elsewhere)
     assert (stack.broker.process(), stack.connect.process()) == (None, None)
+    assert not any(role.is_running() for role in roles)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(stack.postgres.url())
