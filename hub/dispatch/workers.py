@@ -79,7 +79,11 @@ class Worker:
 
     async def landed(self, slices: Set[int]) -> None:
         """Return once nothing of these slices is on its way."""
-        leaving = [task for task, lanes in self._flights.items() if any(lane.head.slice in slices for lane in lanes)]
+        leaving = [
+            task
+            for task, lanes in self._flights.items()
+            if not task.done() and any(lane.head.slice in slices for lane in lanes)  # a lane may be empty when it is
+        ]
         if leaving:
             await asyncio.wait(leaving)
 
