@@ -10,7 +10,7 @@ DELIVERY = Delivery(7, 1, 1, "a", 1, 0, 1, 0, 0, 0)
 
 
 def test_a_delivery_is_unwritten_until_its_last_outcome_is_stored() -> None:
-    """Its retry was accepted while the store was still taking that it had to wait: who reads it now must not send it."""
+    """Its retry was accepted while the store was taking that it had to wait: who reads it now must not send it."""
     unwritten: list[set[int]] = []
 
     async def run() -> None:
