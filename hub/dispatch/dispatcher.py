@@ -211,6 +211,10 @@ class Dispatcher:
 
     # This worker's share, where several dispatch
 
+    def require_share(self) -> None:
+        if self._lease:
+            self._lease.require()
+
     def lose(self) -> None:
         self._abandon()
         self.broke(Evicted())

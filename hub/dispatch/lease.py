@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from hub.dispatch.slices import Slice
 from hub.store.database import Store
-from hub.store.workers import DOORBELL, LEASE, Membership
+from hub.store.workers import DOORBELL, LEASE, Evicted, Membership
 
 RENEWAL = 1.5  # seconds between two renewals
 MARGIN = 1.0  # seconds before its end from which nothing is on its way any more
@@ -41,6 +42,15 @@ class Lease:
         self._leaving: set[Slice] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end: asyncio.TimerHandle | None = None
+        self._until = 0.0  # as of time.monotonic
+
+    def require(self) -> None:
+        """Evicted when the lease is over. To be asked right before anything leaves.
+
+        A process that was stopped goes on with what it was just about to do; the timer comes after that.
+        """
+        if time.monotonic() >= self._until:
+            raise Evicted
 
     @property
     def changing(self) -> bool:
@@ -64,23 +74,23 @@ class Lease:
             await self._call(self._membership.join)
             while True:
                 freed.clear()
-                await self._renew(loop.time() + LEASE - MARGIN)
+                await self._renew(time.monotonic() + LEASE - MARGIN)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(freed.wait(), RENEWAL)
         finally:
             loop.remove_reader(bell.fileno())
             bell.close()
 
-    async def _renew(self, end: float) -> None:
-        """`end`: of what is renewed now, as the loop's time: counted from before the store was asked."""
+    async def _renew(self, until: float) -> None:
+        """`until`: the end of what is renewed now, by time.monotonic: counted from before the store was asked."""
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
         standing = await self._call(self._membership.renew)
         if self._end:
             self._end.cancel()
-        # Whoever wakes up past it has lost its slices: it stops before it sends a byte, for timers come first.
-        self._end = asyncio.get_running_loop().call_at(end, self._holder.lose)
+        self._until = until
+        self._end = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), self._holder.lose)
         self._holder.hold(standing.mine - self._leaving)
         if surplus := standing.surplus - self._leaving:
             self._leaving |= surplus

@@ -171,6 +171,33 @@ def test_a_lost_worker_cannot_write(bench: Bench) -> None:
         lost.renew()
 
 
+def test_nothing_leaves_a_worker_that_wakes_up_after_its_lease(bench: Bench, tmp_path: Path) -> None:
+    """It was stopped right before an attempt, and goes on with that, before any timer: so the attempt has to ask."""
+    out = tmp_path / "out.jsonl"
+    bench.subscribe("crm", {"path": str(out)})
+
+    async def run() -> None:
+        dispatcher = bench.dispatcher()
+        role = asyncio.ensure_future(dispatcher.run())
+        async with asyncio.timeout(20):
+            while not (dispatcher._workers and dispatcher._workers["crm"].slices):
+                await asyncio.sleep(0.01)
+            worker = dispatcher._workers["crm"]
+            worker.concurrency = 0
+            await asyncio.to_thread(bench.commit, "a")
+            while not worker._messages:
+                await asyncio.sleep(0.01)
+        worker.concurrency = 1
+        worker.pump()
+        time.sleep(LEASE)  # as a process that is stopped
+        with pytest.raises(Evicted):
+            await role
+
+    asyncio.run(run())
+
+    assert not out.exists() or not out.read_text()
+
+
 def test_a_rolling_change_of_workers(bench: Bench) -> None:
     """One more comes: the first gives up half of its slices, which the second gets; one goes: all are the other's."""
     first, second = (Membership(bench.store, {"crm": 8}) for _ in range(2))

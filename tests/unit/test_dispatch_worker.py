@@ -34,6 +34,9 @@ class Leaving:
     async def may_probe(self, worker: Worker) -> bool:
         return True
 
+    def require_share(self) -> None:
+        return None
+
     def tried(self, worker: Worker, lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None:
         lane.queue.pop(lane)
         leaving = asyncio.get_running_loop().create_task(worker.landed({0}))
