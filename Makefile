@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large chaos clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -55,6 +55,9 @@ oracle: setup services ## the long run of the oracle: random schemas and transac
 
 large: setup services ## large commits at full size: a hot parent of 100,000 documents, a transaction of 500,000 rows
 	HUB_LARGE=1 $(BIN)/python -m pytest tests/integration/test_large_commits.py -s
+
+chaos: setup services ## ten minutes of workers that are killed, stopped and added (HUB_WORKERS_MINUTES takes another number)
+	HUB_WORKERS_MINUTES=$${HUB_WORKERS_MINUTES:-10} $(BIN)/python -m pytest tests/fault/test_many_workers.py
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
