@@ -17,7 +17,7 @@ from hub.dispatch.dispatcher import Dispatcher
 from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now
-from hub.store.deliveries import PAGE
+from hub.store.deliveries import PAGE, Deliveries
 from hub.store.workers import LEASE, Evicted, Membership, living
 from tests.integration.dispatching import Bench, start_worker
 from tests.receiver import Received, Receiver
@@ -128,6 +128,20 @@ def test_an_operators_wish_reaches_the_worker_that_has_the_document(bench: Bench
         if entry.status == 200:
             accepted[entry.json["subject"]].append(entry.json["hubversion"])
     assert accepted == {str(key): [1, 2] for key in range(12)}
+
+
+def test_a_released_one_that_another_worker_has_parked_again_stays_parked(bench: Bench) -> None:
+    """It was read as released, and its slice and itself went to the other one before it was taken."""
+    bench.subscribe("crm", {"path": "-"})
+    bench.commit("a", "b")
+    released, parked = (row.seq for row in bench.rows())
+    with bench.store.write() as connection:
+        connection.execute(tables.delivery.update().values(state=3))
+        connection.execute(tables.delivery.update().where(tables.delivery.c.seq == parked).values(state=1))
+
+    Deliveries(bench.store).take_released([released, parked], [])
+
+    assert {row.seq: row.state for row in bench.rows()} == {released: 0, parked: 1}
 
 
 def test_a_large_transaction_that_ends_late_is_found(bench: Bench, receiver: Receiver) -> None:
