@@ -38,9 +38,9 @@ MINUTES = float(os.environ.get("HUB_WORKERS_MINUTES", "0"))
 SEED = int(os.environ.get("HUB_WORKERS_SEED", "404"))
 STREAMS = ("main", "second", "third")
 PAUSE = 0.05  # seconds between two commits
-# Where it was stopped amid a store transaction, the store has ended its session meanwhile.
+# A worker that was stopped amid a store transaction finds that the store has ended its session meanwhile.
 REFUSED = re.compile("Another process follows|The store cannot be used: the connection is lost")
-EVICTED = re.compile("did not renew its lease")
+EVICTED = re.compile("did not renew its lease|The store is lost: .* closed the connection")
 SUBSCRIPTION = """
 subscription: every_{entity}
 entity: {entity}
