@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from hub.dispatch.slices import Slice
+from hub.errors import OutsideError
 from hub.store.database import Store
 from hub.store.workers import DOORBELL, LEASE, Evicted, Membership
 
@@ -60,23 +61,29 @@ class Lease:
     async def run(self) -> None:
         """Renew it, take the slices that are free for this worker, and give up those that others should have.
 
-        Raises Evicted when it was not renewed in time, and what the holder's `let_go` raises.
+        Raises Evicted when it was not renewed in time, OutsideError when the store is lost, and what the holder's
+        `let_go` raises.
         """
         bell = self._store.listen(DOORBELL)
         loop, freed = asyncio.get_running_loop(), asyncio.Event()
+        lost: list[Exception] = []
 
         def rung() -> None:
-            bell.clear()
+            try:
+                bell.clear()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the connection that wakes us is gone
+                lost.append(error)
             freed.set()
 
         loop.add_reader(bell.fileno(), rung)
         try:
             await self._call(self._membership.join)
-            while True:
+            while not lost:
                 freed.clear()
                 await self._renew(time.monotonic() + LEASE - MARGIN)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(freed.wait(), RENEWAL)
+            raise OutsideError(f"The store is lost: {lost[0]}.", "Check `store:`.") from lost[0]
         finally:
             loop.remove_reader(bell.fileno())
             bell.close()

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from hub.dispatch.dispatcher import Dispatcher
+from hub.errors import OutsideError
 from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now
@@ -210,6 +211,27 @@ def test_nothing_leaves_a_worker_that_wakes_up_after_its_lease(bench: Bench, tmp
     asyncio.run(run())
 
     assert not out.exists() or not out.read_text()
+
+
+@pytest.mark.parametrize("bell", ["hub_dispatch", "hub_workers"])
+def test_a_worker_that_nobody_can_wake_begins_again(bench: Bench, bell: str) -> None:
+    """One of its connections is lost: it ends, so that it opens them anew."""
+    bench.subscribe("crm", {"path": "-"})
+    end = sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = :listen AND pid <> pg_backend_pid()"
+    )
+
+    async def run() -> None:
+        role = asyncio.ensure_future(bench.dispatcher().run())
+        async with asyncio.timeout(20):
+            while not any(owners(bench)):
+                await asyncio.sleep(0.05)
+            with bench.store.write() as connection:
+                assert connection.execute(end, {"listen": f'LISTEN "{bell}"'}).rowcount == 1
+            with pytest.raises(OutsideError, match="The store is lost"):
+                await role
+
+    asyncio.run(run())
 
 
 def test_a_rolling_change_of_workers(bench: Bench) -> None:
