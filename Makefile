@@ -7,7 +7,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large moves clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large moves chaos clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -60,6 +60,9 @@ large: setup services ## large commits at full size: a hot parent of 100,000 doc
 
 moves: setup services ## an entity moves between streams on Kafka Connect while a worker has the old project
 	HUB_MOVES=1 $(BIN)/python -m pytest tests/fault/test_moves.py
+
+chaos: setup services ## ten minutes of workers that are killed, stopped and added (HUB_WORKERS_MINUTES takes another number)
+	HUB_WORKERS_MINUTES=$${HUB_WORKERS_MINUTES:-10} $(BIN)/python -m pytest tests/fault/test_many_workers.py
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -106,6 +106,8 @@ def connect_settings(stream: StreamSettings, topic: str, password: str, *, snaps
         # A slot that stands after the connector's offset was made anew: fail, where the default goes on over the gap.
         "offset.mismatch.strategy": "trust_offset",
         "heartbeat.interval.ms": "0",
+        # All have one server name. A task whose metrics have the name of another one's waits a minute for that to end.
+        "custom.metric.tags": f"topic={topic}",
         "transforms": "route",
         "transforms.route.type": "org.apache.kafka.connect.transforms.RegexRouter",
         "transforms.route.regex": ".*",

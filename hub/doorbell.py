@@ -76,9 +76,10 @@ class ListenDoorbell:
     def __init__(self, url: str, channel: str) -> None:
         self._connection = psycopg.connect(url, autocommit=True)
         self._connection.execute(f'LISTEN "{channel}"')
+        self._fd = self._connection.fileno()  # a connection that is lost tells no more, and its reader is to be removed
 
     def fileno(self) -> int:
-        return self._connection.fileno()
+        return self._fd
 
     def clear(self) -> None:
         for _ in self._connection.notifies(timeout=0):

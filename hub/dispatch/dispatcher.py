@@ -51,6 +51,7 @@ PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--un
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
 EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 UNRUNG = 15 * SECOND  # between two looks that nobody rang for
+NICENESS = 10  # of a worker with a lease: it gets a tenth beside one that is not nice
 GRACE = 10.0  # seconds that attempts on their way get at the end
 PROBE_MARGIN = 5 * SECOND  # after a probe's time-out, another worker may try
 
@@ -126,8 +127,12 @@ class Dispatcher:
         """Run behind others that want the processor. Not the thread that writes: capture waits for its lock.
 
         By Linux's idle class, which gives the processor up at once: a mere niceness keeps it for some milliseconds.
-        Its group (a session, a service or a container) competes with others as before.
+        Its group (a session, a service or a container) competes with others as before. One that has a lease to renew is
+        nicer only: on a busy machine the idle class may get nothing for seconds.
         """
+        if self._lease:
+            os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))
+            return
         self._writes.submit(int).result()  # a thread is scheduled as the one that started it
         with contextlib.suppress(OSError, AttributeError):  # forbidden, or no Linux: it has to do without
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -216,6 +221,10 @@ class Dispatcher:
         return await asyncio.get_running_loop().run_in_executor(self._writes, call, *arguments)
 
     # This worker's share, where several dispatch
+
+    def require_share(self) -> None:
+        if self._lease:
+            self._lease.require()
 
     def lose(self) -> None:
         self._abandon()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from hub.dispatch.slices import Slice
 from hub.errors import OutsideError
 from hub.store.database import Store
-from hub.store.workers import DOORBELL, LEASE, Membership
+from hub.store.workers import DOORBELL, LEASE, Evicted, Membership
 
 RENEWAL = 1.5  # seconds between two renewals
 MARGIN = 1.0  # seconds before its end from which nothing is on its way any more
@@ -42,6 +43,15 @@ class Lease:
         self._leaving: set[Slice] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end: asyncio.TimerHandle | None = None
+        self._until = 0.0  # as of time.monotonic
+
+    def require(self) -> None:
+        """Evicted when the lease is over. To be asked right before anything leaves.
+
+        A process that was stopped goes on with what it was just about to do; the timer comes after that.
+        """
+        if time.monotonic() >= self._until:
+            raise Evicted
 
     @property
     def changing(self) -> bool:
@@ -56,41 +66,39 @@ class Lease:
         """
         bell = self._store.listen(DOORBELL)
         loop, freed = asyncio.get_running_loop(), asyncio.Event()
-
-        gone: list[Exception] = []
+        lost: list[Exception] = []
 
         def rung() -> None:
             try:
                 bell.clear()
             except Exception as error:  # noqa: BLE001 - whatever it is, the connection that wakes us is gone
                 loop.remove_reader(bell.fileno())
-                gone.append(error)
+                lost.append(error)
             freed.set()
 
         loop.add_reader(bell.fileno(), rung)
         try:
             await self._call(self._membership.join)
-            while True:
-                if gone:
-                    raise OutsideError(f"The store is lost: {gone[0]}.", "Check `store:`.")
+            while not lost:
                 freed.clear()
-                await self._renew(loop.time() + LEASE - MARGIN)
+                await self._renew(time.monotonic() + LEASE - MARGIN)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(freed.wait(), RENEWAL)
+            raise OutsideError(f"The store is lost: {lost[0]}.", "Check `store:`.") from lost[0]
         finally:
             loop.remove_reader(bell.fileno())
             bell.close()
 
-    async def _renew(self, end: float) -> None:
-        """`end`: of what is renewed now, as the loop's time: counted from before the store was asked."""
+    async def _renew(self, until: float) -> None:
+        """`until`: the end of what is renewed now, by time.monotonic: counted from before the store was asked."""
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
             task.result()
         standing = await self._call(self._membership.renew)
         if self._end:
             self._end.cancel()
-        # Whoever wakes up past it has lost its slices: it stops before it sends a byte, for timers come first.
-        self._end = asyncio.get_running_loop().call_at(end, self._holder.lose)
+        self._until = until
+        self._end = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), self._holder.lose)
         self._holder.hold(standing.mine - self._leaving)
         if surplus := standing.surplus - self._leaving:
             self._leaving |= surplus

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from sqlalchemy.exc import OperationalError
 
@@ -113,8 +113,16 @@ class Results:
         return changes
 
     def _forget(self, changes: Changes) -> None:
-        self.writing.difference_update(changes.settled, (update.seq for update in changes.updates))
+        # A delivery that had to wait may have been tried again while that was being written.
+        unwritten = {seq for later in self._unwritten for seq in _seqs(later)}
+        self.writing.difference_update(seq for seq in _seqs(changes) if seq not in unwritten)
         for id in changes.disabled:
             self.disabling.pop(id, None)
         later = {name for unwritten in self._unwritten for name in unwritten.destinations}
         self._remembered.update(dict.fromkeys(changes.destinations.keys() - later, time.monotonic()))
+
+
+def _seqs(changes: Changes) -> Iterator[int]:
+    """Of the deliveries that they are about."""
+    yield from changes.settled
+    yield from (update.seq for update in changes.updates)

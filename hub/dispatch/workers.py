@@ -35,6 +35,10 @@ class Office(Protocol):
         """Whether the next attempt at a held destination is this process's; if not, its health has been changed."""
         ...
 
+    def require_share(self) -> None:
+        """Evicted when others may have this process's share of the deliveries by now."""
+        ...
+
     def tried(self, worker: "Worker", lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None: ...
 
     def broke(self, error: BaseException) -> None:
@@ -79,7 +83,11 @@ class Worker:
 
     async def landed(self, slices: Set[int]) -> None:
         """Return once nothing of these slices is on its way."""
-        leaving = [task for task, lanes in self._flights.items() if any(lane.head.slice in slices for lane in lanes)]
+        leaving = [
+            task
+            for task, lanes in self._flights.items()
+            if not task.done() and any(lane.head.slice in slices for lane in lanes)  # a lane may be empty when it is
+        ]
         if leaving:
             await asyncio.wait(leaving)
 
@@ -181,6 +189,7 @@ class Worker:
             self.pump()
 
     async def _flight(self, group: list[tuple[Lane, Message]], probe: bool) -> None:
+        self._office.require_share()
         started_at = self._clock.now()
         outcomes = await self._outcomes([message for _, message in group])
         for (lane, _), outcome in zip(group, outcomes, strict=True):

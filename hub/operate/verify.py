@@ -11,6 +11,7 @@ Parts under `refresh: false` are as of their document's last version, so they ar
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from itertools import chain, count, islice
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ from hub.store.database import Store
 from hub.subscriptions.diff import diff, path_text
 
 PAGE = 200  # documents in memory at one time
+LONGEST_DOUBLE = 309  # digits before the point
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 ROUNDS = 3  # how often a document has to differ, each time with a new snapshot
 MOST = 10_000  # differences to look for; there may be more
 
@@ -216,18 +219,32 @@ def comparable(entity: Entity, node: Node, tree: Any) -> Any:
     return kept
 
 
+def plain(tree: Any) -> Any:
+    """Equal JSON in one form: the source writes a double as 1 or 1e+20, and an hstore's keys in an order of its own."""
+    if isinstance(tree, dict):
+        return {name: plain(tree[name]) for name in sorted(tree)}
+    if isinstance(tree, list):
+        return [plain(one) for one in tree]
+    if not isinstance(tree, Decimal):
+        return tree
+    if not tree:
+        return 0
+    whole = tree.adjusted() < LONGEST_DOUBLE and tree == tree.to_integral_value()
+    return int(tree) if whole else tree.normalize(_EXACT)
+
+
 def difference(entity: Entity, key: str, live: bytes | None, candidates: Sequence[bytes | None]) -> Difference | None:
     """None when the live document equals one of those that it may equal, the newest first."""
     if live is None and None in candidates:
         return None
-    live_tree = None if live is None else named(entity, entity.root, decode(live))
+    live_tree = None if live is None else plain(named(entity, entity.root, decode(live)))
     found: Difference | None = None
     for stored in candidates:
         if live_tree is None or stored is None:
             kind = "no row" if live_tree is None else "no document"
             found = found or Difference(entity.name, key, kind, live=live, stored=stored)
             continue
-        paths = diff(comparable(entity, entity.root, decode(stored)), live_tree, entity.shape)
+        paths = diff(plain(comparable(entity, entity.root, decode(stored))), live_tree, entity.shape)
         if not paths:
             return None
         texts = tuple(dict.fromkeys(map(path_text, paths)))

@@ -344,11 +344,14 @@ class Deliveries:
             connection.execute(update.values(state=int(State.PARKED), reason=reason))
 
     def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:
-        """Dispatch has them in memory now, and a crash leaves them pending; outdated ones are superseded."""
+        """Dispatch has them in memory now, and a crash leaves them pending; outdated ones are superseded.
+
+        Not what another worker has taken, tried and parked again, to which its slice has gone meanwhile.
+        """
         with self._writing() as connection:
             for chosen, state in ((seqs, State.PENDING), (outdated, State.SUPERSEDED)):
                 if chosen:
-                    update = delivery.update().where(delivery.c.seq.in_(chosen))
+                    update = delivery.update().where(delivery.c.seq.in_(chosen), _RELEASED)
                     connection.execute(update.values(state=int(state), reason=None))
 
     def claim_probe(self, destination: str, now: int, until: int) -> DestinationState | None:

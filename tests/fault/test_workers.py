@@ -4,8 +4,6 @@ The application counts in its orders, so the journal must hold each count once, 
 """
 
 import json
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,40 +17,15 @@ from kafka import KafkaAdminClient, TopicPartition
 from stack.connect import Connect
 from stack.kafka import Broker
 from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_count_once
+from tests.fault.processes import Worker, until
 from tests.oracle import journal
 from tests.oracle.access import PASSWORD, admit, fence, make_role, withdraw
-from tests.oracle.command import HUB, Project
+from tests.oracle.command import Project
 
 pytestmark = pytest.mark.fault
 
 SUBSCRIPTION = "subscription: every\nentity: order\nto: out\non: [created, updated, deleted, snapshot]\n"
 DESTINATION = "destination: out\nconnector: file\npath: {path}\n"
-SECONDS = 120.0
-
-
-class Worker:
-    """`hub run --role capture` of its own."""
-
-    def __init__(self, project: Project, name: str) -> None:
-        self.log = project.directory / f"{name}.log"
-        with self.log.open("ab") as output:
-            self.process = psutil.Popen(
-                [HUB, "--project", project.directory, "run", "--role", "capture"],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            )  # fmt: skip
-
-    def follower(self) -> psutil.Process | None:
-        """The process that follows the stream, while it is this worker's."""
-        children = [child for child in self.process.children() if child.status() != psutil.STATUS_ZOMBIE]
-        return children[0] if children else None
-
-    def family(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
-
-    def end(self) -> None:
-        for one in self.family():
-            one.kill()
-        self.process.wait(10)
 
 
 @pytest.fixture
@@ -83,7 +56,7 @@ def project(
     yield made
     made.hub("source", "status", "--delete")
     with psycopg.connect(database, autocommit=True) as connection:
-        _until(lambda: _free(connection, slot), "the slot is free")
+        until(lambda: _free(connection, slot), "the slot is free")
     withdraw(database)
 
 
@@ -92,22 +65,15 @@ def _free(connection: psycopg.Connection[tuple[object, ...]], slot: str) -> bool
     return active is None or not active[0]
 
 
-def _until(reached: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"{seconds} s passed, and not yet: {what}"
-        time.sleep(0.1)
-
-
 def _follower(*workers: Worker) -> tuple[Worker, psutil.Process]:
     """Which of them has the stream, and its process."""
     found: list[tuple[Worker, psutil.Process]] = []
 
     def look() -> bool:
-        found[:] = [(worker, process) for worker in workers if (process := worker.follower())]
+        found[:] = [(worker, process) for worker in workers for process in worker.followers()]
         return len(found) == 1
 
-    _until(look, "one worker has the stream")
+    until(look, "one worker has the stream")
     return found[0]
 
 
@@ -120,7 +86,7 @@ def _until_settled(project: Project, lsn: int, what: str) -> None:
         except journal.NOT_YET:
             return False
 
-    _until(settled, what)
+    until(settled, what)
 
 
 @pytest.mark.timeout(600)
@@ -135,19 +101,16 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
             _until_settled(project, fence(connection), "the snapshot is applied")
             with application.working():
                 owner, _ = _follower(*workers)
-                owner.end()
+                owner.kill()
                 (other,) = (worker for worker in workers if worker is not owner)
-                _until(other.follower, "the other worker has taken over", 40)
+                until(other.followers, "the other worker has taken over", 40)
                 workers.append(Worker(project, "third"))
                 third = workers[-1]
 
-                zombies = other.family()
-                for one in zombies:
-                    one.send_signal(signal.SIGSTOP)
-                _until(third.follower, "the third worker has taken over", 60)
+                other.stop()
+                until(third.followers, "the third worker has taken over", 60)
                 _until_settled(project, application.position, "the third worker writes")
-                for one in zombies:
-                    one.send_signal(signal.SIGCONT)
+                other.wake()
 
                 broker.kill()
                 broker.start()
@@ -159,7 +122,7 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
     finally:
         for worker in workers:
             if worker.process.is_running():
-                worker.end()
+                worker.kill()
     assert application.rate >= 50
     expect_each_count_once(journal.versions(project.store), application.counts)
     project.hub("run", "--role", "dispatch", "--until-idle")
@@ -177,22 +140,22 @@ def test_a_topic_that_lost_records_leads_to_a_compared_snapshot(
         try:
             _until_settled(project, fence(connection), "the snapshot is applied")
         finally:
-            worker.end()
+            worker.kill()
         (run,) = journal.select(project.store, "select run from stream")[0]
         connection.execute("update orders set n = 1 where id < 3")
         connection.execute("delete from orders where id = 3")
         slot = urlsplit(database).path.removeprefix("/")
         end = fence(connection)
-        _until(lambda: _in_topic(connection, slot, end), "all of it is in the topic")
+        until(lambda: _in_topic(connection, slot, end), "all of it is in the topic")
         _forget_records(broker, f"hub.{slot}")
 
         worker = Worker(project, "second")
         try:
-            _until(lambda: journal.select(project.store, "select run from stream")[0][0] > run, "a new run has begun")
+            until(lambda: journal.select(project.store, "select run from stream")[0][0] > run, "a new run has begun")
             _until_settled(project, fence(connection), "the new snapshot is applied")
             project.hub("verify")
         finally:
-            worker.end()
+            worker.kill()
 
     said = (project.directory / "second.log").read_text("utf-8")
     assert "holds offsets" in said
@@ -230,7 +193,7 @@ def test_a_connector_is_looked_at_paused_and_resumed(project: Project) -> None:
     project.hub("source", "register")
     assert "runs" in project.hub("source", "register")
     project.hub("source", "status", "--pause")
-    _until(lambda: "PAUSED" in project.hub("source", "status", "--pause"), "it rests")
+    until(lambda: "PAUSED" in project.hub("source", "status", "--pause"), "it rests")
     project.hub("source", "status", "--json", ends_with=1)
     begun = time.monotonic()
     catch_up = ("run", "--role", "capture", "--stream", "main/main", "--until-idle")

@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from hub.dispatch.dispatcher import Dispatcher
+from hub.errors import OutsideError
 from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now
-from hub.store.deliveries import PAGE
+from hub.store.deliveries import PAGE, Deliveries
 from hub.store.workers import LEASE, Evicted, Membership, living
 from tests.integration.dispatching import Bench, start_worker
 from tests.receiver import Received, Receiver
@@ -130,6 +131,20 @@ def test_an_operators_wish_reaches_the_worker_that_has_the_document(bench: Bench
     assert accepted == {str(key): [1, 2] for key in range(12)}
 
 
+def test_a_released_one_that_another_worker_has_parked_again_stays_parked(bench: Bench) -> None:
+    """It was read as released, and its slice and itself went to the other one before it was taken."""
+    bench.subscribe("crm", {"path": "-"})
+    bench.commit("a", "b")
+    released, parked = (row.seq for row in bench.rows())
+    with bench.store.write() as connection:
+        connection.execute(tables.delivery.update().values(state=3))
+        connection.execute(tables.delivery.update().where(tables.delivery.c.seq == parked).values(state=1))
+
+    Deliveries(bench.store).take_released([released, parked], [])
+
+    assert {row.seq: row.state for row in bench.rows()} == {released: 0, parked: 1}
+
+
 def test_a_large_transaction_that_ends_late_is_found(bench: Bench, receiver: Receiver) -> None:
     """More rows than one look takes, their numbers lower than those of a commit that was delivered before it."""
     bench.subscribe("crm", {"url": receiver.url}, limits=Limits(concurrency=30))
@@ -169,6 +184,54 @@ def test_a_lost_worker_cannot_write(bench: Bench) -> None:
         lost.require(connection)
     with pytest.raises(Evicted):
         lost.renew()
+
+
+def test_nothing_leaves_a_worker_that_wakes_up_after_its_lease(bench: Bench, tmp_path: Path) -> None:
+    """It was stopped right before an attempt, and goes on with that, before any timer: so the attempt has to ask."""
+    out = tmp_path / "out.jsonl"
+    bench.subscribe("crm", {"path": str(out)})
+
+    async def run() -> None:
+        dispatcher = bench.dispatcher()
+        role = asyncio.ensure_future(dispatcher.run())
+        async with asyncio.timeout(20):
+            while not (dispatcher._workers and dispatcher._workers["crm"].slices):
+                await asyncio.sleep(0.01)
+            worker = dispatcher._workers["crm"]
+            worker.concurrency = 0
+            await asyncio.to_thread(bench.commit, "a")
+            while not worker._messages:
+                await asyncio.sleep(0.01)
+        worker.concurrency = 1
+        worker.pump()
+        time.sleep(LEASE)  # as a process that is stopped
+        with pytest.raises(Evicted):
+            await role
+
+    asyncio.run(run())
+
+    assert not out.exists() or not out.read_text()
+
+
+@pytest.mark.parametrize("bell", ["hub_dispatch", "hub_workers"])
+def test_a_worker_that_nobody_can_wake_begins_again(bench: Bench, bell: str) -> None:
+    """One of its connections is lost: it ends, so that it opens them anew."""
+    bench.subscribe("crm", {"path": "-"})
+    end = sa.text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = :listen AND pid <> pg_backend_pid()"
+    )
+
+    async def run() -> None:
+        role = asyncio.ensure_future(bench.dispatcher().run())
+        async with asyncio.timeout(20):
+            while not any(owners(bench)):
+                await asyncio.sleep(0.05)
+            with bench.store.write() as connection:
+                assert connection.execute(end, {"listen": f'LISTEN "{bell}"'}).rowcount == 1
+            with pytest.raises(OutsideError, match="The store is lost"):
+                await role
+
+    asyncio.run(run())
 
 
 def test_a_rolling_change_of_workers(bench: Bench) -> None:

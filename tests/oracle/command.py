@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -99,12 +99,22 @@ class Run:
             return False
 
 
-def hub_yaml(source: str, store: str, *, slot: str, fan_out: int | None = None) -> str:
+def hub_yaml(
+    source: str,
+    store: str,
+    *,
+    slot: str,
+    fan_out: int | None = None,
+    streams: Mapping[str, Sequence[str]] | None = None,
+) -> str:
     """Of a hub that is named after its slot, in the mode of the test that runs."""
     kafka = mode.kafka()
+    main: dict[str, Any] = {"url": source, "slot": slot}
+    main |= {"kafka": kafka.source(slot)} if kafka else {}
+    main |= {"streams": streams} if streams else {}
     settings: dict[str, Any] = {
         "hub": slot,
-        "sources": {"main": {"url": source, "slot": slot} | ({"kafka": kafka.source(slot)} if kafka else {})},
+        "sources": {"main": main},
         "store": store,
         "console": {"listen": "127.0.0.1:0"},
     }

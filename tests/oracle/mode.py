@@ -34,17 +34,20 @@ class Kafka:
         return f"${{dir:{self.secrets}:{slot}}}"
 
     def forget(self, slot: str) -> None:
-        """Take the connector away, if there is one. Its slot is free on return, so that it can go with its database."""
-        connector = f"/connectors/hub-{slot}-main-main"
+        """Take the connectors away. Their slots are free on return, so that they can go with their database."""
         with httpx.Client(base_url=self.connect, timeout=SECONDS, trust_env=False) as client:
-            if client.get(connector).status_code == httpx.codes.NOT_FOUND:
-                return
-            client.put(f"{connector}/stop").raise_for_status()
-            end = time.monotonic() + SECONDS
-            while client.get(f"{connector}/status").json()["tasks"]:
-                assert time.monotonic() < end, f"the connector of {slot} does not stop"
-                time.sleep(0.1)
-            client.delete(connector).raise_for_status()
+            for name in client.get("/connectors").raise_for_status().json():
+                if name.startswith(f"hub-{slot}-main-"):
+                    _delete(client, f"/connectors/{name}")
+
+
+def _delete(client: httpx.Client, connector: str) -> None:
+    client.put(f"{connector}/stop").raise_for_status()
+    end = time.monotonic() + SECONDS
+    while client.get(f"{connector}/status").json()["tasks"]:
+        assert time.monotonic() < end, f"{connector} does not stop"
+        time.sleep(0.1)
+    client.delete(connector).raise_for_status()
 
 
 _kafka: ContextVar[Kafka | None] = ContextVar("kafka", default=None)

@@ -1,6 +1,6 @@
 """The legacy database of one trial, the project that a hub follows it with, and the truth about it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,19 @@ class Trial:
             connection.execute(statement.encode())
         return connection
 
-    def project(self, directory: Path, store: str, fan_out: int | None = None) -> Project:
+    def project(
+        self,
+        directory: Path,
+        store: str,
+        fan_out: int | None = None,
+        streams: Mapping[str, Sequence[str]] | None = None,
+    ) -> Project:
         """The hub's project for this trial, written to `directory`."""
         self.reader = self.reader or make_role(self.url)
         project = Project(directory, store)
         files = {f"entities/{entity.name}.yaml": as_yaml(self.schema, entity) for entity in self.entities}
         slot = self.connection.info.dbname  # a slot's name is the server's, not the database's
-        project.write(files | {"hub.yaml": hub_yaml(self.reader, store, slot=slot, fan_out=fan_out)})
+        project.write(files | {"hub.yaml": hub_yaml(self.reader, store, slot=slot, fan_out=fan_out, streams=streams)})
         return project
 
     def state(self) -> dict[str, Documents]:

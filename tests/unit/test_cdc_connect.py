@@ -127,6 +127,7 @@ def test_the_settings_hold_no_secret_and_send_all_to_one_topic() -> None:
     # A NULL would become the column's default, and a topic has no offset that closes a transaction.
     assert settings["value.converter.replace.null.with.default"] == "false"
     assert settings["provide.transaction.metadata"] == "true"
+    assert settings["custom.metric.tags"] == "topic=hub.main"  # of each connector another, or they wait for each other
     with pytest.raises(InputError, match="sslpassword"):
         connect_settings(
             StreamSettings("postgresql://hub@db/shop?sslpassword=s3cret", "hub", {}, Catalogue({})), "t", "${env:X}"
