@@ -96,6 +96,8 @@ def connect_settings(stream: StreamSettings, topic: str, password: str) -> dict[
     """
     settings = connector_settings(stream, snapshot=True) | {
         "tasks.max": "1",
+        # Debezium names its metrics by it. Of two connectors of one name, a worker's second tries that for a minute.
+        "topic.prefix": topic,
         "key.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         **converter_settings("key.converter"),

@@ -79,6 +79,14 @@ def test_one_that_never_runs_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> N
         asked(lambda _: status("UNASSIGNED")).wait("hub-hub", lambda state: state.runs, "run")
 
 
+def test_the_connectors_of_a_source_have_names_of_their_own() -> None:
+    """Debezium registers its metrics by it, and tries again for a minute where the name is taken."""
+    stream = StreamSettings("postgresql://hub@db/shop", "hub", {}, Catalogue({}))
+    names = [connect_settings(stream, topic, "${env:X}")["topic.prefix"] for topic in ("hub.main", "hub.main.sales")]
+
+    assert names == ["hub.main", "hub.main.sales"]
+
+
 def test_the_settings_hold_no_secret_and_send_all_to_one_topic() -> None:
     """What Kafka Connect is given, everyone who asks it can read."""
     stream = StreamSettings("postgresql://hub:s3cret@db:5432/shop", "hub", {}, Catalogue({}))
