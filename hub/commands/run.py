@@ -287,8 +287,9 @@ def _deliver(project: "Project", store: "Store", *, finish: bool) -> None:
     async def role() -> None:
         dispatcher = build_dispatcher(project, store)
         # Where the two compete for a processor, capture goes first: what waits for dispatch waits in the hub's own
-        # store, what waits for capture waits in the source's log.
-        dispatcher.give_way()
+        # store, what waits for capture waits in the source's log. With Kafka it waits in a topic.
+        if not all(source.kafka for source in project.sources.values()):
+            dispatcher.give_way()
         stop, finished = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
