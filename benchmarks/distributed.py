@@ -308,12 +308,12 @@ def read(case: Case, fence: int) -> Figures:
     """As many capture workers as streams read the topics into the store as it was after the snapshot."""
     case.write_project()
     case.rewind()
+    start = case.machinery.sql(case.store, "SELECT max(position) FROM stream")[0][0]
     with (
         psycopg.connect(case.machinery.postgres.url(case.store), autocommit=True) as store,
         held_back(case) as release,
         workers(case, "capture", case.count) as running,
     ):
-        start = _one(store, "SELECT min(position) FROM stream")
         until(lambda: all(len(one.children()) == 1 for one in running), "each worker has a stream")
         release()
         until(lambda: _one(store, "SELECT min(position) FROM stream") > start, "each stream has begun", 0.01)
