@@ -130,6 +130,7 @@ class Case:
         groups = [list(range(1, ENTITIES + 1))[first::count] for first in range(count)]
         self.streams = ["main", *(f"s{number}" for number in range(1, count))]
         self.groups = dict(zip(self.streams, groups, strict=True))
+        self._kafka_connect = Connectors(machinery.connect.url)
 
     def write_project(self, receiver: str = "http://127.0.0.1:1/", concurrency: int = CONCURRENCY) -> None:
         kafka = {"bootstrap": self.machinery.broker.bootstrap, "connect": self.machinery.connect.url}
@@ -182,17 +183,14 @@ class Case:
 
     def start_connectors(self) -> None:
         for connector in self._connectors():
-            self._rest().resume(connector)
+            self._kafka_connect.resume(connector)
 
     def stop_connectors(self) -> None:
         for connector in self._connectors():
-            self._rest().stop(connector)
+            self._kafka_connect.stop(connector)
 
     def _connectors(self) -> list[str]:
         return [f"hub-{self.name}-main-{stream}" for stream in self.streams]
-
-    def _rest(self) -> Connectors:
-        return Connectors(self.machinery.connect.url)
 
     def topics(self) -> list[TopicPartition]:
         return [TopicPartition(self.name if s == "main" else f"{self.name}.{s}", 0) for s in self.streams]
@@ -212,13 +210,13 @@ class Case:
 def workers(case: Case, role: str, count: int) -> Iterator[list[psutil.Process]]:
     """So many `hub run` of a role; asked to end, and killed when that fails."""
     command = [sys.executable, "-m", "hub", "--project", str(case.directory), "run", "--role", role]
-    with (case.directory / f"{role}.log").open("ab") as log:
-        running = [psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for _ in range(count)]
+    log = case.directory / f"{role}.log"
+    with log.open("ab") as output:
+        running = [psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output) for _ in range(count)]
     try:
         yield list(running)
-        ended = [worker.poll() for worker in running if worker.poll() is not None]
-        if ended:
-            sys.exit(f"{len(ended)} {role} workers ended by themselves, see {case.directory / f'{role}.log'}")
+        if any(worker.poll() is not None for worker in running):
+            sys.exit(f"A {role} worker ended by itself: {' / '.join(log.read_text().splitlines()[-3:])}")
     finally:
         for worker in running:
             worker.terminate()
@@ -360,7 +358,7 @@ def dispatch(case: Case, count: int, answer: float, concurrency: int) -> Figures
         case.write_project(receiver.url, concurrency)
         with workers(case, "dispatch", count) as running:
             if answer:
-                until(lambda: receiver.counts()["flying"] >= concurrency, "all attempts are on their way")
+                until(lambda: receiver.counts()["most"] >= concurrency, "all attempts are on their way")
             else:
                 until(lambda: receiver.counts()["answered"] > 0, "the first is delivered")
             time.sleep(2)
