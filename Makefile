@@ -7,10 +7,10 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store oracle large moves chaos clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed oracle large moves chaos clean
 
 help: ## list what can be made
-	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 21
 
 setup: $(VENV)/ready ## make .venv with the hub command in it
 
@@ -51,6 +51,9 @@ bench-capture: setup services ## row changes a second, the hub against the bare 
 
 bench-store: setup services ## what a row change costs in the store, Postgres beside SQLite, by size of the store transaction
 	$(BIN)/python -m benchmarks.store
+
+bench-distributed: setup services ## capture by 1, 2 and 4 workers from filled topics, dispatch by 1, 2 and 4 to a slow receiver
+	$(BIN)/python -m benchmarks.distributed
 
 oracle: setup services ## the long run of the oracle: random schemas and transactions against plain SQL
 	HUB_ORACLE_COMMITS=5000 $(BIN)/python -m pytest tests/acceptance -k oracle --timeout 7200

@@ -1,10 +1,12 @@
 """What the benchmarks do to the legacy database."""
 
+import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -40,6 +42,25 @@ WITH placed AS (
 INSERT INTO bench.lines SELECT id, n, 'sku-' || n, n, 9.99 FROM placed, generate_series(1, 10) n;
 """
 
+ORDER_SET = """
+CREATE TABLE bench.orders{n} (id int PRIMARY KEY, customer text NOT NULL, total numeric(12,2) NOT NULL);
+CREATE TABLE bench.lines{n} (
+  order_id int REFERENCES bench.orders{n}, number int, sku text NOT NULL, quantity int NOT NULL,
+  PRIMARY KEY (order_id, number)
+);
+INSERT INTO bench.orders{n} SELECT id, 'customer ' || id, 0 FROM generate_series(1, {rows}) id;
+INSERT INTO bench.lines{n} SELECT id, n, 'sku-' || n, 0 FROM generate_series(1, {rows}) id, generate_series(1, 3) n;
+"""
+
+ORDER_CHANGE = r"""
+\set id random(1, :rows)
+\set number random(1, 3)
+BEGIN;
+UPDATE bench.orders{n} SET total = total + 1 WHERE id = :id;
+UPDATE bench.lines{n} SET quantity = quantity + 1 WHERE order_id = :id AND number = :number;
+COMMIT;
+"""
+
 
 def make_tables(connection: psycopg.Connection[Any]) -> None:
     connection.execute(TABLES)
@@ -60,20 +81,45 @@ class Workload:
 def WORKLOADS(scale: float) -> list[Workload]:
     updates, orders = int(UPDATES * scale), int(ORDERS * scale)
     return [
-        Workload("updates", updates, updates, lambda url: _pgbench(url, UPDATE, updates)),
-        Workload("orders", orders, orders * (1 + LINES), lambda url: _pgbench(url, ORDER, orders)),
+        Workload("updates", updates, updates, lambda url: _pgbench(url, [UPDATE], updates, ROWS)),
+        Workload("orders", orders, orders * (1 + LINES), lambda url: _pgbench(url, [ORDER], orders, ROWS)),
     ]
 
 
-def _pgbench(url: str, script: str, transactions: int) -> None:
-    """Two clients, each one half."""
+def _pgbench(url: str, scripts: Sequence[str], transactions: int, rows: int, clients: int = 2) -> None:
+    """Each client does its part, of the scripts one at random each time."""
     _, binaries = find_binaries("debian")
-    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
-        file.write(script)
-        file.flush()
-        command = [binaries / "pgbench", "-n", "-f", file.name, "-c", "2", "-t", str(transactions // 2)]
-        command += ["-D", f"rows={ROWS}", "-M", "prepared", url]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as directory:
+        files = [Path(directory) / f"{number}.sql" for number in range(len(scripts))]
+        for file, script in zip(files, scripts, strict=True):
+            file.write_text(script)
+        command = [str(binaries / "pgbench"), "-n", *(f"--file={file}" for file in files), "-M", "prepared"]
+        command += ["-c", str(clients), "-t", str(transactions // clients), "-D", f"rows={rows}", url]
+        environ = {**os.environ, "PGOPTIONS": "-c synchronous_commit=off"}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environ)
+
+
+def make_order_sets(url: str, sets: int, rows: int) -> None:
+    """`sets` pairs of tables, bench.orders1 and bench.lines1 and so on: so many orders in each, each of three lines."""
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE SCHEMA bench")
+        for n in range(1, sets + 1):
+            connection.execute(ORDER_SET.format(n=n, rows=rows).encode())
+
+
+def change_order_sets(url: str, sets: int, rows: int, commits: int) -> int:
+    """So many commits, each of an order and one of its lines, in a set at random; the last ones once in each set.
+
+    Returns a WAL position that just these last ones are past.
+    """
+    scripts = [ORDER_CHANGE.format(n=n) for n in range(1, sets + 1)]
+    _pgbench(url, scripts, commits - sets, rows)
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()
+    assert row
+    for script in scripts:
+        _pgbench(url, [script], 1, rows, clients=1)
+    return int(row[0])
 
 
 def commits_per_second(url: str, rate: int, commits: int) -> None:

@@ -155,6 +155,7 @@ class JavaServer(LocalServer):
 
     main: str  # the Java class
     heap: str  # as -Xmx takes it
+    jvm: Sequence[str] = JVM  # its other options
 
     def __init__(
         self, jars: Jars, directory: Path, *, environ: Mapping[str, str] | None = None, lasting: bool = False
@@ -172,7 +173,7 @@ class JavaServer(LocalServer):
 
     def java(self, main: str, *arguments: str) -> list[str]:
         """The command that runs a class of Kafka's."""
-        options = [*JVM, f"-Xmx{self.heap}", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
+        options = [*self.jvm, f"-Xmx{self.heap}", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"]
         return [find_java(), *options, "-cp", f"{self.jars.libs}/*", main, *arguments]
 
 

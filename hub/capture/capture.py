@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 GROUP = 1000  # row changes that share a store transaction, to begin with
 LARGEST_GROUP = 2000
-WRITE_TARGET = 0.038  # seconds that a store transaction should take
+WRITE_TARGET = 0.038  # seconds that a store transaction should take on SQLite
 PROGRESS_EVERY = 1.0  # seconds between stores of a position that nothing but heartbeats moved
 
 _TRUNCATE, _DELETE = Operation.TRUNCATE, Operation.DELETE
@@ -97,7 +97,7 @@ class Capture:
         self._late = LateImages(self, state.imaged)
         self._entity_names = {published.id: name for name, published in self.published.items()}
         self._heads = Heads()
-        self._group = GROUP
+        self._group = GROUP if store.is_sqlite else LARGEST_GROUP
         self._progress_at = 0.0
         self._reached_lsn = 0  # all up to here has been handed over, which need not be stored yet
         if self.pending:  # others asked for it meanwhile
@@ -263,7 +263,12 @@ class Capture:
         return True
 
     def _adapt(self, took: float) -> None:
-        """Keep the time that a store transaction holds the write lock near its target."""
+        """Keep the time that a store transaction holds SQLite's one write lock near its target.
+
+        On Postgres nobody waits for it. There a busy machine would make groups small, and small ones are dear.
+        """
+        if not self.store.is_sqlite:
+            return
         if took > 1.2 * WRITE_TARGET:
             self._group = max(50, self._group * 3 // 4)
         elif took < 0.8 * WRITE_TARGET:
