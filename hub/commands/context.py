@@ -60,23 +60,25 @@ class HubGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             context.exit(0)
         except Exception as error:
-            told = _outside(error)
+            told = outside(error)
             if told is None:
                 raise
             click.echo(f"hub: {told}", err=True)
             context.exit(told.exit_code)
 
 
-def _outside(error: Exception) -> OutsideError | None:
+def outside(error: Exception) -> OutsideError | None:
     """What the store's database or the machine's files have against us; None when the error is the hub's own."""
     if isinstance(error, OSError) and error.errno in _DISK:
         return OutsideError(f"{error.filename or 'A file'} cannot be written: {error.strerror}.", _FREE)
     import psycopg
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DBAPIError, OperationalError
 
     if isinstance(error, psycopg.OperationalError | psycopg.errors.InsufficientPrivilege):
         return OutsideError(f"Postgres ends it: {str(error).strip().splitlines()[0]}.", "`hub doctor` looks closer.")
-    if isinstance(error, OperationalError):
+    # Whoever was stopped amid a store transaction finds its session ended, which Postgres calls no operational error.
+    ended = psycopg.errors.IdleInTransactionSessionTimeout
+    if isinstance(error, OperationalError) or (isinstance(error, DBAPIError) and isinstance(error.orig, ended)):
         said = str(error.orig).strip().splitlines()[0].rstrip(".")
         remedy = _FREE if "full" in said or "No space" in said else "Check `store:` in hub.yaml, and that it runs."
         return OutsideError(f"The store cannot be used: {said}.", remedy)

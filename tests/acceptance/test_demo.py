@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,10 @@ def test_a_hub_that_ends_is_a_fault(tmp_path: Path) -> None:
     assert code == 1, said
     assert "The hub ended by itself with exit code -9" in said
     assert "Traceback" not in said
-    assert left_behind(tmp_path) == []
+    end = time.monotonic() + 20  # the killed one's children see its end, and end in order
+    while left_behind(tmp_path):
+        assert time.monotonic() < end, left_behind(tmp_path)
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -39,8 +39,8 @@ SEED = int(os.environ.get("HUB_WORKERS_SEED", "404"))
 STREAMS = ("main", "second", "third")
 PAUSE = 0.05  # seconds between two commits
 # A worker that was stopped amid a store transaction finds that the store has ended its session meanwhile.
-REFUSED = re.compile("Another process follows|The store cannot be used: the connection is lost")
-EVICTED = re.compile("did not renew its lease|The store is lost: .* closed the connection")
+REFUSED = re.compile("Another process follows|The store cannot be used")
+EVICTED = re.compile("did not renew its lease|The store is lost")
 SUBSCRIPTION = """
 subscription: every_{entity}
 entity: {entity}

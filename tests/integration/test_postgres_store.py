@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from hub.capture.capture import Capture
 from hub.changes import Commit, RowChange, SnapshotCompleted, SnapshotRows, TakenOver, Transaction
+from hub.commands.context import outside
 from hub.delivery import State
 from hub.entities import compile_entity
 from hub.errors import OutsideError
@@ -322,6 +323,16 @@ def test_a_stopped_process_does_not_keep_its_transaction(open_store: Open) -> No
     """Postgres ends it within the time in which Kafka gives the stream to another."""
     with open_store().write() as connection:
         assert connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar() == "10s"
+
+
+def test_who_wakes_up_without_its_transaction_says_so_in_a_sentence(open_store: Open) -> None:
+    """Postgres calls that no operational error."""
+    with pytest.raises(DBAPIError) as raised, open_store().write() as connection:
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '50ms'")
+        time.sleep(0.5)
+        connection.exec_driver_sql("SELECT 1")
+
+    assert "The store cannot be used: terminating connection due to idle" in str(outside(raised.value))
 
 
 def test_a_connection_that_has_died_at_rest_is_replaced(open_store: Open) -> None:

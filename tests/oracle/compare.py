@@ -3,6 +3,7 @@
 A commit is named by its place in the history, 0 standing for the state that the snapshot read.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -214,7 +215,12 @@ def same_text(one: str | None, other: str | None) -> bool:
     """Whether two JSON texts hold the same value."""
     if one == other or one is None or other is None:
         return one == other
-    return same(parse(one), parse(other))
+    return same(_exact(one), _exact(other))
+
+
+def _exact(text: str) -> Any:
+    """As `parse`, and -0 stays what it is: Postgres prints it for a double, and so it is another document."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -224,7 +230,7 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     if _is_number(one) and _is_number(other):
-        return bool(one == other)
+        return bool(one == other) and (bool(one) or str(one)[0] == str(other)[0])
     return type(one) is type(other) and bool(one == other)
 
 
