@@ -391,13 +391,18 @@ def connector_kinds() -> Kinds:
 def build_dispatcher(project: Project, store: Store) -> Dispatcher:
     """ProjectError when a destination's settings are not what its connector takes."""
     kinds = connector_kinds()
-    entities = stored_entities(project, store)
-    subscriptions = {name: compile_subscription(c, entities) for name, c in project.subscriptions.items()}
     openers = {}
     for name, destination in project.destinations.items():
         kind = kinds(destination.connector)
         openers[name] = partial(kind.open, read_settings(kind, destination), destination.limits)
+    subscriptions = partial(_stored_subscriptions, project, store)
+    subscriptions()  # its problems are the project's
     return Dispatcher(store, project, subscriptions, openers)
+
+
+def _stored_subscriptions(project: Project, store: Store) -> Mapping[str, Subscription]:
+    entities = stored_entities(project, store)
+    return {name: compile_subscription(config, entities) for name, config in project.subscriptions.items()}
 
 
 def connect_source(source: Source, **settings: Any) -> psycopg.Connection[Any]:

@@ -38,7 +38,7 @@ from hub.dispatch.workers import Worker
 from hub.errors import OutsideError
 from hub.project import DeliveryPolicy, Project
 from hub.store.database import Store
-from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Share
+from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Runs, Share
 from hub.store.workers import Evicted, Membership
 from hub.subscriptions import Subscription, delivery_id
 from hub.subscriptions.bodies import BodyInputs, render_body
@@ -87,12 +87,15 @@ class Dispatcher:
         self,
         store: Store,
         project: Project,
-        subscriptions: Mapping[str, Subscription],
+        subscriptions: Callable[[], Mapping[str, Subscription]],
         connectors: Mapping[str, Callable[[], Connector]],
         clock: Clock | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`connectors`: by destination name, how it is opened; called once the event loop runs."""
+        """`subscriptions`: by name, compiled by what the store knows of the entities; called anew when that changes.
+
+        `connectors`: by destination name, how it is opened; called once the event loop runs.
+        """
         self._store = store
         destinations = {name: project.destinations[name].limits.concurrency for name in connectors}
         membership = None if store.is_sqlite else Membership(store, destinations)
@@ -109,6 +112,7 @@ class Dispatcher:
         self._by_queue: dict[Queue, Route] = {}
         self._identity = ""
         self._mark: Mark = 0
+        self._runs: Runs = {}  # that the subscriptions are compiled by
         self._share: Share = {}  # that the reader goes by; what comes to it meanwhile is read in its next round
         self._refills: deque[Lane] = deque()
         self._look_again = asyncio.Event()
@@ -177,7 +181,8 @@ class Dispatcher:
                 worker.health = Health.held_before(states[name])
             elif name in states:
                 worker.pause_until = states[name].probe_at
-        for name, subscription in self._subscriptions.items():
+        self._runs = await self._read(self._deliveries.runs)
+        for name, subscription in (await self._read(self._subscriptions)).items():
             id = await self._write(self._store.name_id, "subscription", name)
             self._routes[id] = route = Route(id, subscription, self._workers[subscription.config.to])
             self._by_queue[route.queue] = route
@@ -509,7 +514,9 @@ class Dispatcher:
     # Bodies
 
     async def messages(self, lanes: Sequence[Lane]) -> list[tuple[Lane, Message]]:
-        loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
+        runs, loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
+        if runs != self._runs:
+            await self._compile_anew(runs)
         prepared = []
         for lane in lanes:
             route = self._by_queue[lane.queue]
@@ -519,6 +526,16 @@ class Dispatcher:
             if message:
                 prepared.append((lane, message))
         return prepared
+
+    async def _compile_anew(self, runs: Runs) -> None:
+        """A stream has begun, or begun anew: `changed` goes by the columns that its entities have by now.
+
+        All workers have to render alike, whenever they started: an id has one body.
+        """
+        subscriptions = await self._read(self._subscriptions)
+        for route in self._routes.values():
+            route.subscription = subscriptions[route.name]
+        self._runs = runs
 
     def _message(self, route: Route, lane: Lane, loaded: Loaded | None) -> Message | None:
         delivery = lane.head

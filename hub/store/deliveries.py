@@ -45,6 +45,7 @@ _COLUMNS = (
 )
 
 Share = Mapping[int, int]  # what is read: by subscription id, the destination's slices as bits
+Runs = Mapping[int, int]  # by stream id, the number of its snapshot: with each, entities may have other columns
 Mark = int | str  # up to where deliveries have been looked at: a seq, or a snapshot of the server's
 
 _ATTEMPT = (
@@ -216,10 +217,22 @@ class Deliveries:
             rows = connection.execute(query.order_by(delivery.c.seq).limit(limit), self._of({subscription_id: ALL}))
             return _deliveries(rows)
 
-    def load(self, seqs: Sequence[int]) -> dict[int, Loaded]:
-        """By seq, what to render; one that is no longer pending (discarded, expired) is absent."""
+    def runs(self) -> Runs:
         with self.store.read() as connection:
-            return {row[0]: _loaded(row) for row in connection.execute(_load_query, {"seqs": list(seqs)})}
+            return self._runs(connection)
+
+    @staticmethod
+    def _runs(connection: sa.Connection) -> Runs:
+        return {id: run for id, run in connection.exec_driver_sql("SELECT stream_id, run FROM stream")}  # noqa: C416
+
+    def load(self, seqs: Sequence[int]) -> tuple[Runs, dict[int, Loaded]]:
+        """By seq, what to render; one that is no longer pending (discarded, expired) is absent.
+
+        With the runs that the documents were made in at the latest.
+        """
+        with self.store.read() as connection:
+            runs = self._runs(connection)
+            return runs, {row[0]: _loaded(row) for row in connection.execute(_load_query, {"seqs": list(seqs)})}
 
     def parked_subscriptions(self) -> set[int]:
         with self.store.read() as connection:

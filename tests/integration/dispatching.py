@@ -39,6 +39,7 @@ class Bench:
         self.configs: dict[str, SubscriptionConfig] = {}
         self.entity_id = store.name_id("entity", "order")
         self.versions: dict[str, int] = {}
+        self.shape = SHAPE
 
     def subscribe(
         self, name: str, settings: dict[str, Any], *, limits: Limits | None = None, body: Any = None, **policy: Any
@@ -109,7 +110,7 @@ class Bench:
         return Dispatcher(
             self.store,
             self.project,
-            {name: Subscription.compile(config, SHAPE) for name, config in self.configs.items()},
+            lambda: {name: Subscription.compile(config, self.shape) for name, config in self.configs.items()},
             {name: self._opener(destination) for name, destination in self.destinations.items()},
             **arguments,
         )

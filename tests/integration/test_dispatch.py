@@ -10,20 +10,28 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.delivery import State
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.outcomes import SECOND
+from hub.documents import Shape
 from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.deliveries import Deliveries, set_subscription_state
+from hub.subscriptions import Subscription
 from tests.integration.dispatching import Bench, start_worker
 from tests.receiver import Received, Receiver
 
 pytestmark = pytest.mark.integration
+
+STREAM = {
+    "stream_id": 77, "position": 0, "state": "streaming", "run": 1, "catalogue": b"{}", "entities": b"{}",
+    "problem": "", "seen_at": 0, "imaged": None, "cursor": -1, "epoch": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -107,6 +115,36 @@ def test_a_ring_is_enough(bench: Bench, receiver: Receiver) -> None:
     bench.run(script)
 
     assert keyed(receiver.log()) == [("1", 1), ("1", 2), ("1", 3)]
+
+
+def test_a_stream_that_begins_later_is_rendered_by_its_own_columns(bench: Bench, receiver: Receiver) -> None:
+    """`changed` names a list's element by its key, which a worker knows that started after the snapshot: so do all."""
+    known, bench.shape = bench.shape, Shape({})
+    bench.subscribe("crm", {"url": receiver.url}, body="{{ changed | join }}")
+
+    async def script(_: Dispatcher) -> None:
+        await asyncio.to_thread(bench.commit, "before")
+        await asyncio.to_thread(receiver.wait_for, 1)
+        bench.shape = known
+        with bench.store.write() as connection:
+            connection.execute(tables.stream.insert().values(**STREAM))
+        await asyncio.to_thread(bench.commit, "after")
+        await asyncio.to_thread(receiver.wait_for, 2)
+
+    compiled: list[Shape] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Subscription, "compile", _noting(Subscription.compile, compiled))
+        bench.run(script)
+
+    assert compiled == [Shape({}), known]
+
+
+def _noting(compile: Any, compiled: list[Shape]) -> Any:
+    def noted(config: Any, shape: Shape) -> Any:
+        compiled.append(shape)
+        return compile(config, shape)
+
+    return noted
 
 
 def test_a_long_backlog_is_read_in_windows(bench: Bench, tmp_path: Path) -> None:
