@@ -16,7 +16,10 @@ from collections.abc import Iterable
 import aiohttp
 import httpx
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
+
+from hub.connector import MAY_SEND
 
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
 BODY_BYTES = 65_536  # of an answer that are read; the rest is not
@@ -93,13 +96,29 @@ class Wire:
 
     async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         session = self._session()
-        async with session.request(method, url, headers=headers, data=content, allow_redirects=False) as answer:
+        async with session.request(method, url, headers=headers, data=_body(content), allow_redirects=False) as answer:
             beginning = await _beginning(answer)
             return Answer(answer.status, answer.raw_headers, beginning)
 
     async def close(self) -> None:
         if self._open is not None:
             await self._open.close()
+
+
+class _Body(aiohttp.BytesPayload):
+    """Headers wait for it. A process that was stopped on the way here asks before it goes on, and sends nothing."""
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        MAY_SEND.get()()
+        await super().write(writer)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        MAY_SEND.get()()
+        await super().write_with_length(writer, content_length)
+
+
+def _body(content: bytes) -> "_Body | None":
+    return _Body(content) if content else None
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):

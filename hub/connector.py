@@ -6,6 +6,7 @@ one is opened. Nothing else registers it.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,6 +15,10 @@ import msgspec
 from hub.delivery import Message, Outcome
 from hub.errors import InputError, Problem, ProjectError
 from hub.project import Destination, Limits, Place
+
+# To be called right before a message's bytes leave, where a connector can: it raises when the message is another
+# process's by now, because this one was stopped or cut off.
+MAY_SEND: ContextVar[Callable[[], None]] = ContextVar("may_send", default=lambda: None)
 
 
 class Connector(Protocol):

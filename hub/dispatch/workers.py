@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from hub.clock import Alarms, Clock
-from hub.connector import Connector
+from hub.connector import MAY_SEND, Connector
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.dispatch.health import Health
 from hub.dispatch.lanes import Lane, Queue
@@ -190,6 +190,7 @@ class Worker:
 
     async def _flight(self, group: list[tuple[Lane, Message]], probe: bool) -> None:
         self._office.require_share()
+        MAY_SEND.set(self._office.require_share)
         started_at = self._clock.now()
         outcomes = await self._outcomes([message for _, message in group])
         for (lane, _), outcome in zip(group, outcomes, strict=True):
