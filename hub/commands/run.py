@@ -182,6 +182,7 @@ def _require_sources(project: "Project", store: "Store") -> None:
 
 def _prune(store: "Store", project: "Project") -> None:
     """The day's retention, unless another worker is at it. What fails is tried again the next day."""
+    import psycopg
     from sqlalchemy.exc import DBAPIError
 
     from hub.store.database import now
@@ -189,7 +190,7 @@ def _prune(store: "Store", project: "Project") -> None:
 
     try:
         prune(store, project.retention, now())
-    except (OutsideError, DBAPIError) as error:
+    except (OutsideError, DBAPIError, psycopg.Error) as error:
         log.warning("retention was not applied", extra={"reason": str(error)})
 
 

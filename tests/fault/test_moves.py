@@ -10,7 +10,8 @@ import pytest
 
 from stack.connect import Connect
 from tests.fault.orders import Application
-from tests.fault.test_workers import Worker, _until, _until_settled, make_store, project
+from tests.fault.processes import Worker, until
+from tests.fault.test_workers import _until_settled, project
 from tests.oracle import journal
 from tests.oracle.access import admit, fence
 from tests.oracle.command import Project
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not os.environ.get("HUB_MOVES"), reason="takes minutes: make moves"),
 ]
-__all__ = ["make_store", "project"]
+__all__ = ["project"]
 
 STREAMS = "select n.name, s.state from stream s join name n on n.id = s.stream_id"
 BOTH = {"main/main": "streaming", "main/sales": "streaming"}
@@ -45,16 +46,16 @@ def test_a_worker_with_the_old_project_loses_the_entity_and_ends(
                 _until_settled(project, application.position, "the old worker goes on meanwhile")
 
                 workers.append(Worker(new, "new"))
-                _until(lambda: workers[0].process.poll() is not None, "the old worker has ended")
+                until(lambda: workers[0].process.poll() is not None, "the old worker has ended")
                 admit(new, database)
                 new.hub("source", "register")
-                _until(lambda: dict(journal.select(new.store, STREAMS)) == BOTH, "both streams are followed")
+                until(lambda: dict(journal.select(new.store, STREAMS)) == BOTH, "both streams are followed")
             _until_settled(new, fence(owner), "the last commit is there")
             new.hub("verify")
     finally:
         for worker in workers:
             if worker.process.is_running():
-                worker.end()
+                worker.kill()
     assert workers[0].process.returncode == 2
     assert "order has moved from main/main to main/sales" in workers[0].log.read_text("utf-8")
     expect_counts_to_rise(journal.versions(new.store), application.counts)

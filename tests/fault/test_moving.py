@@ -15,14 +15,12 @@ import pytest
 from cdc.connect import Connect as Connectors
 from stack.connect import Connect
 from stack.kafka import Broker
-from tests.acceptance.conftest import make_store
 from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_count_once
 from tests.oracle import journal
 from tests.oracle.access import PASSWORD, admit, fence, make_role, withdraw
 from tests.oracle.command import Project, Run
 
 pytestmark = pytest.mark.fault
-__all__ = ["make_store"]
 
 SUBSCRIPTION = "subscription: every\nentity: order\nto: out\non: [created, updated, deleted, snapshot]\n"
 DESTINATION = "destination: out\nconnector: file\npath: {path}\n"

@@ -68,7 +68,7 @@ def test_a_foreign_process_of_the_kept_number_is_not_ours(broker: Broker) -> Non
 
 def test_a_process_that_names_our_settings_is_ours(broker: Broker) -> None:
     """Whoever started it: `make stack-down` is not the process that `make stack` was."""
-    command = [sys.executable, "-c", "input()", str(broker.properties)]
+    command = [sys.executable, "-c", "input()", *broker.command()[-2:]]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as ours:
         (broker.directory / "kafka.pid").write_text(str(ours.pid))
 
