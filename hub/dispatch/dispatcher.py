@@ -505,7 +505,11 @@ class Dispatcher:
 
     async def _refill(self, lane: Lane) -> None:
         route = self._by_queue[lane.queue]
-        if route.standing or lane.queue.lanes.get(lane.key) is not lane or not lane.queue.needs_refill(lane):
+        if route.standing or lane.queue.lanes.get(lane.key) is not lane:
+            return
+        if not lane.queue.needs_refill(lane):
+            if not (lane.items or lane.busy or lane.standing):  # it was unheld, and nothing was left behind it
+                lane.queue.forget(lane)
             return
         page = await self._read(self._deliveries.lane, route.id, lane.key, lane.cut, LANE)
         unsent = [delivery for delivery in page if delivery.seq not in self._results.writing]
