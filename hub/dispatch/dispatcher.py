@@ -339,7 +339,8 @@ class Dispatcher:
         while not (self.settled() and await self._others_settled()):
             self._quiet.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), 0.5)  # patience also ends by the clock alone
+                async with asyncio.timeout(0.5):  # patience also ends by the clock alone
+                    await self._quiet.wait()
 
     async def _others_settled(self) -> bool:
         """Nothing waits in slices that are not ours: of a worker that lives, or of one that was lost just now."""

@@ -82,8 +82,10 @@ class Lease:
             while not lost:
                 freed.clear()
                 await self._renew(time.monotonic() + LEASE - MARGIN)
+                # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with a ring.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(freed.wait(), RENEWAL)
+                    async with asyncio.timeout(RENEWAL):
+                        await freed.wait()
             raise OutsideError(f"The store is lost: {lost[0]}.", "Check `store:`.") from lost[0]
         finally:
             loop.remove_reader(bell.fileno())
