@@ -4,14 +4,19 @@ A ring says only "look again"; rings that nobody has taken yet are one. A ring t
 which is well: a role looks once when it starts.
 """
 
+import asyncio
 import contextlib
 import errno
 import os
 import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import psycopg
+
+from hub.errors import OutsideError
 
 
 class Doorbell(Protocol):
@@ -28,6 +33,27 @@ class Doorbell(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@contextmanager
+def heard(bell: Doorbell, rung: Callable[[], None], lost: Callable[[OutsideError], None]) -> Iterator[None]:
+    """Have the running event loop call `rung` for each ring, and `lost` once when no more can come; then close it."""
+    loop = asyncio.get_running_loop()
+
+    def take() -> None:
+        try:
+            bell.clear()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection that wakes us is gone
+            loop.remove_reader(bell.fileno())
+            lost(OutsideError(f"The store is lost: {error}.", "Check `store:`."))
+        rung()
+
+    loop.add_reader(bell.fileno(), take)
+    try:
+        yield
+    finally:
+        loop.remove_reader(bell.fileno())
+        bell.close()
 
 
 class PipeDoorbell:

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,6 +36,7 @@ from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
 from hub.dispatch.workers import Worker
+from hub.doorbell import heard
 from hub.errors import OutsideError
 from hub.project import DeliveryPolicy, Project
 from hub.store.database import Store
@@ -116,13 +118,12 @@ class Dispatcher:
         self._share: Share = {}  # that the reader goes by; what comes to it meanwhile is read in its next round
         self._refills: deque[Lane] = deque()
         self._look_again = asyncio.Event()
-        self._results = Results(self._write_changes, self._stop_all, self._wrote)
+        self._results = Results(partial(self._write, self._deliveries.write), self._stop_all, self._wrote)
         self._quiet = asyncio.Event()  # something ended: whether all is settled may be asked anew
         self._broken: asyncio.Future[None] | None = None
         self._reads = ThreadPoolExecutor(1, "store-read")
         self._writes = ThreadPoolExecutor(1, "store-write")
         self._expiries: set[asyncio.Task[None]] = set()
-        self._stored: asyncio.Future[None] | None = None
         self._looked = False
 
     # The role
@@ -148,10 +149,14 @@ class Dispatcher:
         get GRACE seconds to end, and their outcomes are written.
         """
         self._broken = asyncio.get_running_loop().create_future()
-        bell = self._store.listen("dispatch")
+        with heard(self._store.listen("dispatch"), self._look_again.set, self.broke):
+            await self._run(self._broken, stop, finish)
+
+    async def _run(
+        self, broken: asyncio.Future[None], stop: asyncio.Event | None, finish: asyncio.Event | None
+    ) -> None:
         await self._open()
-        asyncio.get_running_loop().add_reader(bell.fileno(), self._rung, bell)
-        endings: list[Awaitable[Any]] = [self._broken]
+        endings: list[Awaitable[Any]] = [broken]
         endings += [stop.wait()] if stop else []
         endings += [self._finished(finish)] if finish else []
         tasks = [self._reader(), self._results.run(), self._alarms.run(), *endings]
@@ -164,8 +169,6 @@ class Dispatcher:
             self._abandon()
             raise
         finally:
-            asyncio.get_running_loop().remove_reader(bell.fileno())
-            bell.close()
             await self._close()
 
     async def _open(self) -> None:
@@ -207,13 +210,6 @@ class Dispatcher:
                     await last()
         self._reads.shutdown()
         self._writes.shutdown()
-
-    def _rung(self, bell: Any) -> None:
-        try:
-            bell.clear()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the connection that wakes us is gone
-            self.broke(OutsideError(f"The store is lost: {error}.", "Check `store:`."))
-        self._look_again.set()
 
     def broke(self, error: BaseException) -> None:
         if self._broken is not None and not self._broken.done():
@@ -260,14 +256,7 @@ class Dispatcher:
                 if route.worker is worker:
                     route.queue.leave(leaving)
             await worker.landed(leaving)
-        await self._all_stored()
-
-    async def _all_stored(self) -> None:
-        """Return once what has come in until now is in the store."""
-        wanted = set(self._results.writing)
-        while wanted & self._results.writing:
-            self._stored = self._stored or asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._stored)
+        await self._results.stored()
 
     async def may_probe(self, worker: Worker) -> bool:
         """Several workers try a held destination one at a time. When another one does, we hear how it went."""
@@ -719,16 +708,10 @@ class Dispatcher:
 
     # Writing
 
-    async def _write_changes(self, changes: Changes) -> None:
-        await self._write(self._deliveries.write, changes)
-
     def _wrote(self, changes: Changes) -> None:
         if changes.disabled:
             self._look_again.set()
         self._quiet.set()
-        if self._stored:
-            self._stored.set_result(None)
-            self._stored = None
 
     def _stop_all(self, stopping: bool) -> None:
         for worker in self._workers.values():

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from hub.dispatch.slices import Slice
-from hub.errors import OutsideError
+from hub.doorbell import heard
 from hub.store.database import Store
 from hub.store.workers import DOORBELL, LEASE, Evicted, Membership
 
@@ -31,6 +31,10 @@ class Holder(Protocol):
 
     def lose(self) -> None:
         """The lease is over: others may have the slices already."""
+        ...
+
+    def broke(self, error: BaseException) -> None:
+        """Nothing can go on."""
         ...
 
 
@@ -61,35 +65,18 @@ class Lease:
     async def run(self) -> None:
         """Renew it, take the slices that are free for this worker, and give up those that others should have.
 
-        Raises Evicted when it was not renewed in time, OutsideError when the store is lost, and what the holder's
-        `let_go` raises.
+        Raises Evicted when it was not renewed in time, and what the holder's `let_go` raises.
         """
-        bell = self._store.listen(DOORBELL)
-        loop, freed = asyncio.get_running_loop(), asyncio.Event()
-        lost: list[Exception] = []
-
-        def rung() -> None:
-            try:
-                bell.clear()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the connection that wakes us is gone
-                loop.remove_reader(bell.fileno())
-                lost.append(error)
-            freed.set()
-
-        loop.add_reader(bell.fileno(), rung)
-        try:
+        freed = asyncio.Event()
+        with heard(self._store.listen(DOORBELL), freed.set, self._holder.broke):
             await self._call(self._membership.join)
-            while not lost:
+            while True:
                 freed.clear()
                 await self._renew(time.monotonic() + LEASE - MARGIN)
                 # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with a ring.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RENEWAL):
                         await freed.wait()
-            raise OutsideError(f"The store is lost: {lost[0]}.", "Check `store:`.") from lost[0]
-        finally:
-            loop.remove_reader(bell.fileno())
-            bell.close()
 
     async def _renew(self, until: float) -> None:
         """`until`: the end of what is renewed now, by time.monotonic: counted from before the store was asked."""

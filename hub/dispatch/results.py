@@ -36,6 +36,7 @@ class Results:
         self._wrote = wrote
         self._unwritten: deque[Changes] = deque([Changes()])
         self._to_write = asyncio.Event()
+        self._written = asyncio.Condition()  # told of each store transaction
         self.writing: set[int] = set()  # seqs whose outcome is not in the store yet
         self.disabling: dict[int, str] = {}  # by subscription id: the store does not know yet
         self._remembered: dict[str, float] = {}  # by destination: when its state was stored; inf: not yet
@@ -72,6 +73,12 @@ class Results:
         """All is in the store."""
         return not self.writing and not any(self._unwritten)
 
+    async def stored(self) -> None:
+        """Return once what has come in until now is in the store."""
+        wanted = set(self.writing)
+        async with self._written:
+            await self._written.wait_for(lambda: wanted.isdisjoint(self.writing))
+
     async def run(self) -> None:
         while True:
             await self._to_write.wait()
@@ -85,6 +92,8 @@ class Results:
         """Write all there is."""
         while changes := await self._write_oldest():
             self._wrote(changes)
+            async with self._written:
+                self._written.notify_all()
 
     def _changes(self) -> Changes:
         self._to_write.set()

@@ -59,9 +59,10 @@ def _spread(
     kept: list[int | None] = []
     for part in parts:
         owner = owners.get((name, min(part)))
-        keeps = owner is not None and left.get(owner, 0) > 0
-        if owner is not None and keeps:
+        if owner is not None and left.get(owner, 0) > 0:
             left[owner] -= 1
-        kept.append(owner if keeps else None)
+        else:
+            owner = None
+        kept.append(owner)
     free = (id for id, count in sorted(left.items()) for _ in range(count))
     return [next(free) if owner is None else owner for owner in kept]

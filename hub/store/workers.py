@@ -78,7 +78,8 @@ class Membership:
                 "DELETE FROM dispatch_worker WHERE id IN"
                 f" (SELECT id FROM dispatch_worker WHERE until < {_CLOCK} FOR UPDATE SKIP LOCKED)"
             )
-            owners, wanted = self._owners(connection), self._wanted(connection)
+            owners = self._owners(connection)
+            wanted = assign(self._workers(connection), owners)
             claimed = self._claim(connection, [one for one, id in wanted.items() if id == self.id])
         mine = {one for one, id in owners.items() if id == self.id} | claimed
         return Standing(frozenset(mine), frozenset(one for one in mine if wanted.get(one, self.id) != self.id))
@@ -88,10 +89,10 @@ class Membership:
         query = "SELECT destination, slice, worker_id FROM dispatch_slice WHERE worker_id IS NOT NULL"
         return {(name, number): id for name, number, id in connection.exec_driver_sql(query)}
 
-    def _wanted(self, connection: sa.Connection) -> dict[Slice, int]:
+    @staticmethod
+    def _workers(connection: sa.Connection) -> dict[int, dict[str, int]]:
         query = "SELECT id, destinations FROM dispatch_worker ORDER BY id"
-        workers = {id: msgspec.json.decode(known) for id, known in connection.exec_driver_sql(query)}
-        return assign(workers, self._owners(connection))
+        return {id: msgspec.json.decode(known) for id, known in connection.exec_driver_sql(query)}
 
     def _claim(self, connection: sa.Connection, slices: Iterable[Slice]) -> set[Slice]:
         chosen = sorted(slices)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Set
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -59,6 +59,8 @@ class Nobody:
 
     def lose(self) -> None: ...
 
+    def broke(self, error: BaseException) -> None: ...
+
 
 @pytest.mark.parametrize("steps", range(8))
 def test_it_ends_when_it_is_cancelled_also_with_a_ring(steps: int) -> None:
@@ -66,7 +68,7 @@ def test_it_ends_when_it_is_cancelled_also_with_a_ring(steps: int) -> None:
 
     async def run() -> None:
         alone = Alone()
-        lease = Lease(cast(Store, alone), cast(Membership, alone), cast(Any, Nobody()))
+        lease = Lease(cast(Store, alone), cast(Membership, alone), Nobody())
         task = asyncio.ensure_future(lease.run())
         while not alone.renewed or lease.changing:
             await asyncio.sleep(0.001)
