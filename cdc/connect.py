@@ -33,6 +33,14 @@ class ConnectorState(msgspec.Struct, frozen=True):
     def runs(self) -> bool:
         return self.state == "RUNNING" and self.task == "RUNNING"
 
+    @property
+    def failed(self) -> bool:
+        return "FAILED" in (self.state, self.task)
+
+    @property
+    def stopped(self) -> bool:
+        return self.state == "STOPPED" and not self.task
+
 
 MISSING = ConnectorState("missing", "", "", "")
 
@@ -57,7 +65,7 @@ class Connect:
         else:
             self.stop(name)
             self.put(name, settings)
-        self.wait(name, _is_stopped, "stop")
+        self.wait(name, lambda state: state.stopped, "stop")
 
     def settings(self, name: str) -> dict[str, str] | None:
         answer = self._ask("GET", f"/connectors/{name}/config", missing=True)
@@ -80,10 +88,15 @@ class Connect:
         """From paused or stopped."""
         self._ask("PUT", f"/connectors/{name}/resume")
 
+    def start(self, name: str) -> None:
+        """From paused, stopped or failed."""
+        self.resume(name)
+        self.restart(name)
+
     def stop(self, name: str) -> None:
         """Its task is shut down, which frees the slot; its settings and offsets stay."""
         self._ask("PUT", f"/connectors/{name}/stop")
-        self.wait(name, _is_stopped, "stop")
+        self.wait(name, lambda state: state.stopped, "stop")
 
     def restart(self, name: str, patience: float = ANSWER_SECONDS) -> None:
         """Connector and task, where they have failed; one that was just made has no state yet, which is well."""
@@ -108,7 +121,7 @@ class Connect:
             state = self.state(name)
             if enough(state):
                 return state
-            if state.problem and "FAILED" in (state.state, state.task):
+            if state.problem and state.failed:
                 raise FaultError(
                     f"The connector {name} has failed: {state.problem}",
                     "Mend that, then `hub source status --restart` starts it again.",
@@ -174,35 +187,36 @@ class Keeper:
     def _found(self, now: float) -> OutsideError | None:
         try:
             state = self._connect.state(self._name, LOOK_PATIENCE)
-            if "FAILED" in (state.state, state.task):
-                return self._failed(state, now)
+            if state.failed and now >= self._restart_at:
+                self._restart(state, now)
         except OutsideError as error:  # what is in the topic can be read without it
             return error
-        if state == MISSING:
-            return OutsideError(f"Kafka Connect has no connector {self._name}.", "`hub source register` makes it.")
-        if state.state in ("PAUSED", "STOPPED"):
-            what = f"The connector {self._name} is {state.state.lower()}."
-            return OutsideError(what, "`hub source status --resume` has it go on.")
-        if not state.runs:
-            what = f"The task of the connector {self._name} is {state.task.lower() or 'missing'}."
-            return OutsideError(what, "Kafka Connect starts it by itself; if it does not, see its log.")
-        return None
+        return standstill(self._name, state)
 
-    def _failed(self, state: ConnectorState, now: float) -> OutsideError:
-        if now >= self._restart_at:
-            self._connect.restart(self._name, LOOK_PATIENCE)
-            pause = min(LONGEST_RESTART, FIRST_RESTART * 2.0**self._restarts)
-            self._restarts, self._restart_at = self._restarts + 1, now + pause
-            told = {"connector": self._name, "reason": state.problem, "again_in": f"{pause:g}s"}
-            log.warning("connector has failed and is started again", extra=told)
+    def _restart(self, state: ConnectorState, now: float) -> None:
+        self._connect.restart(self._name, LOOK_PATIENCE)
+        pause = min(LONGEST_RESTART, FIRST_RESTART * 2.0**self._restarts)
+        self._restarts, self._restart_at = self._restarts + 1, now + pause
+        told = {"connector": self._name, "reason": state.problem, "again_in": f"{pause:g}s"}
+        log.warning("connector has failed and is started again", extra=told)
+
+
+def standstill(name: str, state: ConnectorState) -> OutsideError | None:
+    """Why nothing comes from a connector, and the remedy; None when it runs."""
+    if state.failed:
         return OutsideError(
-            f"The connector {self._name} has failed: {state.problem.rstrip('.')}.",
+            f"The connector {name} has failed: {state.problem.rstrip('.')}.",
             "It is started again by itself, after pauses that grow; mend what it names.",
         )
-
-
-def _is_stopped(state: ConnectorState) -> bool:
-    return state.state == "STOPPED" and not state.task
+    if state == MISSING:
+        return OutsideError(f"Kafka Connect has no connector {name}.", "`hub source register` makes it.")
+    if state.state in ("PAUSED", "STOPPED"):
+        what = f"The connector {name} is {state.state.lower()}."
+        return OutsideError(what, "`hub source status --resume` has it go on.")
+    if not state.runs:
+        what = f"The task of the connector {name} is {state.task.lower() or 'missing'}."
+        return OutsideError(what, "Kafka Connect starts it by itself; if it does not, see its log.")
+    return None
 
 
 def _json(answer: httpx.Response, place: str) -> Any:

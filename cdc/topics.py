@@ -17,7 +17,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError
 
-from cdc.connect import Connect, Keeper
+from cdc.connect import Connect, Keeper, standstill
 from cdc.envelope import decode, holds_unavailable, table_readers
 from cdc.settings import LARGEST_RECORD, NO_SNAPSHOT, StreamSettings, connect_settings
 from cdc.source import Watch, check_start, drop_slot, send_message
@@ -74,11 +74,8 @@ class Topic:
             return error.what
         if not partitions:
             return f"Kafka at {self.bootstrap} has no topic {self.name}."
-        if state.runs:
-            return ""
-        if "FAILED" in (state.state, state.task):
-            return f"The connector {self.connector} has failed: {state.problem.rstrip('.')}."
-        return f"The connector {self.connector} is {state.state}, its task {state.task or 'missing'}."
+        found = standstill(self.connector, state)
+        return found.what if found else ""
 
     def _look(self) -> KafkaAdminClient:
         return KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=int(LOOK_SECONDS * 1000))
@@ -262,13 +259,11 @@ def register(settings: StreamSettings, topic: Topic, password: str, replication:
     topic.make(replication)
     takes_slot = known is not None and known.get("snapshot.mode") == NO_SNAPSHOT
     if takes_slot:
-        topic.connect.resume(topic.connector)
-        topic.connect.restart(topic.connector)  # where it had failed
+        topic.connect.start(topic.connector)
         send_message(settings.url)  # so that there is something to read
         topic.connect.wait(topic.connector, lambda _: topic.connect.has_offsets(topic.connector), "read from the slot")
     topic.connect.put(topic.connector, connect_settings(settings, topic.name, password))
-    topic.connect.resume(topic.connector)
-    topic.connect.restart(topic.connector)  # where it had failed
+    topic.connect.start(topic.connector)
     topic.connect.wait(topic.connector, lambda state: state.runs, "run")
     return takes_slot
 
