@@ -43,9 +43,10 @@ class Worker:
         self._send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """With -9, with all that it started."""
-        self._send(signal.SIGKILL)
-        self.process.wait(10)
+        """With -9, with all that it started. Nothing where it has ended already."""
+        if self.process.is_running():
+            self._send(signal.SIGKILL)
+            self.process.wait(10)
 
     def _send(self, number: signal.Signals) -> None:
         for one in self.family():

@@ -146,8 +146,7 @@ class _Crew:
 
     def __exit__(self, *_: object) -> None:
         for worker in (*self.captures, *self.dispatchers):
-            if worker.process.is_running():
-                worker.kill()
+            worker.kill()
 
     def _add_capture(self) -> None:
         name = f"capture{next(self._numbers)}"

@@ -54,8 +54,7 @@ def test_a_worker_with_the_old_project_loses_the_entity_and_ends(
             new.hub("verify")
     finally:
         for worker in workers:
-            if worker.process.is_running():
-                worker.kill()
+            worker.kill()
     assert workers[0].process.returncode == 2
     assert "order has moved from main/main to main/sales" in workers[0].log.read_text("utf-8")
     expect_counts_to_rise(journal.versions(new.store), application.counts)

@@ -123,11 +123,11 @@ def test_what_is_away_is_named_and_comes_back_without_anybody(
                 for options in ([], ["--json"]):
                     _until(lambda said=said, options=options: re.search(said, _status(project, *options)), said)
             position = application.position
-            _until(lambda position=position: _stored(project, position), f"it goes on after: {said}")
+            _until(lambda position=position: journal.settled(project.store, position), f"it goes on after: {said}")
         application.stop()
         with psycopg.connect(database, autocommit=True) as source:
             last = fence(source)
-        _until(lambda: _stored(project, last), "the last commit is stored")
+        _until(lambda: journal.settled(project.store, last), "the last commit is stored")
         _until(lambda: journal.select(project.store, "select count(*) from delivery") == [(0,)], "all is delivered")
         project.hub("verify")
         _until(lambda: _well(project), "all is well again")
@@ -187,13 +187,6 @@ def _well(project: Project) -> bool:
     """It says so, and everything runs."""
     said = _status(project)
     return "All is well." in said and "does not run" not in said
-
-
-def _stored(project: Project, position: int) -> bool:
-    try:
-        return journal.settled(project.store, position)
-    except journal.NOT_YET:
-        return False
 
 
 def _expect_all_in_order(path: Path, versions: list[journal.Version]) -> None:

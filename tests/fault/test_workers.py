@@ -79,14 +79,7 @@ def _follower(*workers: Worker) -> tuple[Worker, psutil.Process]:
 
 def _until_settled(project: Project, lsn: int, what: str) -> None:
     """Until the store has every commit up to `lsn`."""
-
-    def settled() -> bool:
-        try:
-            return journal.settled(project.store, lsn)
-        except journal.NOT_YET:
-            return False
-
-    until(settled, what)
+    until(lambda: journal.settled(project.store, lsn), what)
 
 
 @pytest.mark.timeout(600)
@@ -121,8 +114,7 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
             project.hub("verify")
     finally:
         for worker in workers:
-            if worker.process.is_running():
-                worker.kill()
+            worker.kill()
     assert application.rate >= 50
     expect_each_count_once(journal.versions(project.store), application.counts)
     project.hub("run", "--role", "dispatch", "--until-idle")

@@ -12,6 +12,7 @@ from hub.store import tables
 from hub.store.database import Store
 from hub.store.migrate import upgrade
 from hub.store.tables import EVENTS
+from tests.receiver import Receiver
 
 SECOND = 1_000_000
 
@@ -37,6 +38,12 @@ def store(empty_store: Store) -> Store:
     """A store as `hub run` makes it, of either kind."""
     upgrade(empty_store)
     return empty_store
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[Receiver]:
+    with Receiver(tmp_path) as receiver:
+        yield receiver
 
 
 class Rows:

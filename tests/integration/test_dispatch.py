@@ -45,12 +45,6 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     store.close()
 
 
-@pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    with Receiver(tmp_path) as receiver:
-        yield receiver
-
-
 class MovableClock:
     """Real time, plus what a test adds to it."""
 

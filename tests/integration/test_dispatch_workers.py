@@ -33,12 +33,6 @@ def bench(database: str) -> Iterator[Bench]:
     store.close()
 
 
-@pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    with Receiver(tmp_path) as receiver:
-        yield receiver
-
-
 def share(bench: Bench, count: int, script: Callable[[list[Dispatcher]], Awaitable[None]]) -> None:
     """Run the script while so many workers share the deliveries, then until all is settled."""
 

@@ -90,13 +90,7 @@ class Run:
 
     def until_settled(self, lsn: int, timeout: float = 90) -> None:
         """Wait until the store has every commit up to `lsn`, fan-outs included."""
-        self.until(lambda: self._settled(lsn), f"the store is at {lsn:X}", timeout)
-
-    def _settled(self, lsn: int) -> bool:
-        try:
-            return journal.settled(self.project.store, lsn)
-        except journal.NOT_YET:
-            return False
+        self.until(lambda: journal.settled(self.project.store, lsn), f"the store is at {lsn:X}", timeout)
 
 
 def hub_yaml(

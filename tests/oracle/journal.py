@@ -12,7 +12,6 @@ import psycopg
 
 EVENTS = ("created", "updated", "deleted")
 CAUSES = ("row", "filter", "snapshot", "resync", "backfill", "replay")
-NOT_YET = (sqlite3.OperationalError, psycopg.OperationalError, psycopg.errors.UndefinedTable)  # no store so far
 VERSIONS = (
     'select n.name, d.key, d.version, d.event, d.cause, d.lsn, d."transaction", d.merged, d.body '
     "from document d join name n on n.id = d.entity_id order by d.seq"
@@ -63,9 +62,15 @@ def versions(store: str) -> list[Version]:
 
 
 def settled(store: str, lsn: int) -> bool:
-    """Whether every stream has applied the source's commits up to `lsn` and no fan-out is pending."""
-    streams = select(store, "select position, state from stream")
-    pending = select(store, "select count(*) from fan_out")[0][0]
+    """Whether every stream has applied the source's commits up to `lsn` and no fan-out is pending.
+
+    Not while there is no store so far, or it is away.
+    """
+    try:
+        streams = select(store, "select position, state from stream")
+        pending = select(store, "select count(*) from fan_out")[0][0]
+    except (sqlite3.OperationalError, psycopg.OperationalError, psycopg.errors.UndefinedTable):
+        return False
     return bool(streams) and not pending and all(state == "streaming" and at >= lsn for at, state in streams)
 
 
