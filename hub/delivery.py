@@ -2,7 +2,7 @@
 
 A delivery's life; who moves each edge:
 
-                       dispatch: accepted
+                       dispatch: accepted, or refused as was to be expected
     pending ───────────────────────────────────────► (gone; its attempts stay)
       │  ▲ operator: retry   ┌──► released ──┐              ▲
       │  └── dispatch ◄──────┘      ▲        │              │ operator: discard
@@ -11,6 +11,9 @@ A delivery's life; who moves each edge:
       └──────────────► parked ──────┘        │              │
                          │  dispatch: a newer version was accepted
                          └──────────► superseded ── operator: retry --force ──► released
+
+    pending ── dispatch: the receiver asks for it later ──► rescheduled ── dispatch: it is time ──► (gone; a pending
+    one of the document as it is then takes its place, where it is in the set)
 """
 
 import enum
@@ -23,6 +26,7 @@ class State(enum.IntEnum):
     PARKED = 1  # waits for an operator; its reason says why
     SUPERSEDED = 2  # was parked, and the receiver has a newer version by now
     RELEASED = 3  # an operator wants it sent; dispatch has not seen that yet
+    RESCHEDULED = 4  # was accepted, and the receiver asks for the document again at `due_at`
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +86,22 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     receiver_id: str = ""  # the receiver's own name for it, where it gives one
     forward: tuple[Forward, ...] = ()  # with DELIVERED or RESCHEDULE: documents that the answer issues
     expected: bool = False  # with REFUSED: a no that is no fault, as of an address that has unsubscribed; no alarm
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """What a delivered document goes back to: a commit at the source, and how many forwards lie between."""
+
+    lsn: int
+    transaction: int
+    hops: int  # 0: the document is made of the source's own rows
+
+
+class Forwarded(msgspec.Struct, frozen=True, gc=False):
+    """What the answer to one delivery issues."""
+
+    delivery: Delivery
+    origin: Origin  # of the delivered document
+    documents: tuple[Forward, ...]
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
