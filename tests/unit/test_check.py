@@ -330,6 +330,13 @@ def test_nothing_is_asked_of_a_derived_entity(tmp_path: Path) -> None:
     assert any("may not forward" in note.what for note in notes)
 
 
+def test_a_destination_that_forwards_to_nothing_is_a_note(tmp_path: Path) -> None:
+    """All that it forwards would be parked."""
+    _, notes = judged(project(tmp_path, "destinations/crm.yaml", "connector:", "answers: [forward]\nconnector:"))
+
+    assert any("no derived entity is `from` it" in note.what for note in notes)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
