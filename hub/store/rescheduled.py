@@ -118,7 +118,7 @@ class Rescheduled:
                 0,
                 0,
                 now(),
-                found.failure or None,
+                found.failure or f"Rescheduled: {row.reason}",  # it is not as new: its receiver has had the document
             )
         ]
 

@@ -13,6 +13,7 @@ import pytest
 from hub.capture.versions import Published
 from hub.delivery import Delivery, Forward, Forwarded, Origin, State
 from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.outcomes import SECOND
 from hub.documents import Shape
 from hub.entities import Entity
 from hub.operate.replay import Filters
@@ -24,6 +25,7 @@ from hub.store.database import Store, now
 from hub.store.forwards import Forwards
 from hub.store.journal import Journal
 from hub.store.replays import Replays
+from hub.store.rescheduled import Rescheduled
 from hub.store.retention import prune
 from hub.subscriptions import Subscription
 from tests.integration.dispatching import Bench, MovableClock, reached, start_worker
@@ -180,6 +182,22 @@ def test_one_that_came_due_while_nothing_ran_is_planned_at_the_start(bench: Benc
 
     assert len({id for _, _, _, id in told(receiver)}) == 2
     assert bench.rows() == []
+
+
+def test_what_is_planned_again_is_known_to_be_no_first(bench: Bench, receiver: Receiver) -> None:
+    """Its receiver has the document: what follows may not be merged with it as if it had never been sent."""
+    bench.subscribe("crm", {"url": receiver.url}, answers=("reschedule",))
+    receiver.behave(body='{"reschedule": {"after": 2, "reason": "quota"}}')
+    bench.commit("1")
+    bench.run()
+    id = bench.store.name_id("subscription", "crm")
+    subscription = Subscription.compile(bench.configs["crm"], Shape({}))
+    rescheduled = Rescheduled(bench.store, {id: subscription}, [])
+    counts = [rescheduled.plan(now() + moment * SECOND) for moment in (0, 3, 3)]
+
+    assert counts == [0, 1, 0]
+    (row,) = bench.rows()
+    assert (row.state, row.version, row.turn, row.reason) == (State.PENDING, 1, 1, "Rescheduled: quota")
 
 
 # Documents of derived entities
