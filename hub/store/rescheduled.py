@@ -30,8 +30,9 @@ Head = tuple[int, bytes | None]  # a document's newest version, and its body
 
 
 def forget_others(connection: sa.Connection, rescheduled: Sequence[Delivery]) -> None:
-    """What was asked for earlier of the same documents, in the transaction that has just rescheduled these."""
-    for one in rescheduled:
+    """What was asked for earlier of these documents, in the transaction that has just rescheduled them, in order."""
+    last = {(one.subscription_id, one.entity_id, one.key): one for one in rescheduled}
+    for one in last.values():
         others = sa.select(delivery.c.seq).where(
             _RESCHEDULED,
             delivery.c.entity_id == one.entity_id,

@@ -22,6 +22,7 @@ from hub.operate.tracing import read_trace
 from hub.project import Limits, Retention
 from hub.store import tables
 from hub.store.database import Store, now
+from hub.store.deliveries import Changes, Deliveries, Update
 from hub.store.forwards import Forwards
 from hub.store.journal import Journal
 from hub.store.replays import Replays
@@ -198,6 +199,24 @@ def test_what_is_planned_again_is_known_to_be_no_first(bench: Bench, receiver: R
     assert counts == [0, 1, 0]
     (row,) = bench.rows()
     assert (row.state, row.version, row.turn, row.reason) == (State.PENDING, 1, 1, "Rescheduled: quota")
+
+
+def test_of_two_answers_that_are_written_together_the_last_one_waits(bench: Bench) -> None:
+    """Neither takes the other away."""
+    bench.subscribe("crm", {"path": "-"}, answers=("reschedule",))
+    bench.commit("1")
+    bench.commit("1")
+    deliveries = Deliveries(bench.store)
+    changes = Changes()
+    for row in bench.rows():
+        one = Delivery(
+            row.seq, row.subscription_id, row.entity_id, row.key, row.version, row.turn, row.event, 0, 0, row.created_at
+        )
+        changes.updates.append(Update(one.seq, State.RESCHEDULED, 0, now(), "quota"))
+        changes.rescheduled.append(one)
+    deliveries.write(changes)
+
+    assert [(row.state, row.version) for row in bench.rows()] == [(State.RESCHEDULED, 2)]
 
 
 # Documents of derived entities
