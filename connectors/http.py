@@ -14,6 +14,7 @@ from importlib.metadata import version
 import msgspec
 from yarl import URL
 
+from connectors.answer import read_answer
 from connectors.signature import Signer, signing_key
 from connectors.transport import Answer, Wire, WireError
 from hub.connector import ConnectorKind
@@ -50,6 +51,7 @@ class HttpSettings(msgspec.Struct, frozen=True):
     ca_file: str = ""  # PEM: whom to trust instead of the system's authorities
     client_certificate: str = ""  # PEM, certificate and chain
     client_key: str = ""  # PEM; left out: it is in client_certificate
+    answers: list[str] = []  # what an answer may ask for: reschedule, forward
 
     @property
     def secrets(self) -> list[str]:
@@ -64,6 +66,7 @@ class HttpConnector:
         self._url = URL(settings.url).with_user(None)
         self._signer = Signer([signing_key(secret) for secret in settings.secrets])
         self._headers = _fixed_headers(settings)
+        self._answers = frozenset(settings.answers)
         self._secrets = sorted(_secret_texts(settings), key=len, reverse=True)
         self._wire = Wire(
             concurrency=limits.concurrency, connect_timeout=limits.timeout * CONNECTING, tls=_tls(settings)
@@ -78,7 +81,12 @@ class HttpConnector:
             answer = await self._wire.exchange(self._method, self._url, headers, message.content)
         except WireError as error:
             return Outcome(OutcomeKind.HELD, self._redacted(str(error)))
-        return classify(answer, self._redacted(_detail(answer)), time.time())
+        outcome = classify(answer, self._redacted(_detail(answer)), time.time())
+        if self._answers and outcome.kind is OutcomeKind.DELIVERED:
+            after = answer.header("hub-reschedule")
+            outcome = read_answer(answer.content, after, self._answers, outcome.detail)
+            return msgspec.structs.replace(outcome, detail=self._redacted(outcome.detail))
+        return outcome
 
     def _all_headers(self, message: Message) -> list[tuple[str, str]]:
         timestamp = int(time.time())

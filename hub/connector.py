@@ -48,7 +48,9 @@ Settings = TypeVar("Settings", bound=msgspec.Struct)
 class ConnectorKind(Generic[Settings]):
     """What a connector's module offers as CONNECTOR."""
 
-    settings: type[Settings]  # the keys of a destination's file besides destination, connector, limits and answers
+    # The keys of a destination's file besides destination, connector and limits. One whose receivers may ask for
+    # something in their answers has `answers`, a list of what they may: reschedule, forward.
+    settings: type[Settings]
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
 
@@ -68,19 +70,20 @@ def settings_problems(kind: ConnectorKind[Any], destination: Destination) -> lis
 def read_settings(kind: ConnectorKind[Settings], destination: Destination) -> Settings:
     """The destination's settings as the connector's own type. ProjectError, with places, when they are wrong."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind.settings)}
+    given = dict(destination.settings) | ({"answers": list(destination.answers)} if destination.answers else {})
     problems = [
         _problem(destination, key, f"The connector {destination.connector} has no setting {key!r}.", _near(key, fields))
-        for key in destination.settings
+        for key in given
         if key not in fields
     ]
     problems += [
         _problem(destination, "", f"The destination {destination.name} needs {name!r}.", "Add it.")
         for name, field in fields.items()
-        if field.required and name not in destination.settings
+        if field.required and name not in given
     ]
     if not problems:
         try:
-            settings = msgspec.convert(dict(destination.settings), kind.settings)
+            settings = msgspec.convert(given, kind.settings)
         except msgspec.ValidationError as error:
             problems.append(_mistyped(destination, str(error)))
         else:

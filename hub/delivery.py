@@ -2,7 +2,7 @@
 
 A delivery's life; who moves each edge:
 
-                       dispatch: accepted
+                       dispatch: accepted, or refused as was to be expected
     pending ───────────────────────────────────────► (gone; its attempts stay)
       │  ▲ operator: retry   ┌──► released ──┐              ▲
       │  └── dispatch ◄──────┘      ▲        │              │ operator: discard
@@ -11,6 +11,9 @@ A delivery's life; who moves each edge:
       └──────────────► parked ──────┘        │              │
                          │  dispatch: a newer version was accepted
                          └──────────► superseded ── operator: retry --force ──► released
+
+    pending ── dispatch: the receiver asks for it later ──► rescheduled ── dispatch: it is time ──► (gone; a pending
+    one of the document as it is then takes its place, where it is in the set)
 """
 
 import enum
@@ -23,6 +26,7 @@ class State(enum.IntEnum):
     PARKED = 1  # waits for an operator; its reason says why
     SUPERSEDED = 2  # was parked, and the receiver has a newer version by now
     RELEASED = 3  # an operator wants it sent; dispatch has not seen that yet
+    RESCHEDULED = 4  # was accepted, and the receiver asks for the document again at `due_at`
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -65,13 +69,39 @@ class OutcomeKind(enum.IntEnum):
     HELD = 5  # the destination cannot be reached or lets nobody in: nothing to do with this document
 
 
+class Forward(msgspec.Struct, frozen=True, gc=False):
+    """A document of a derived entity, issued by the receiver of another one."""
+
+    entity: str
+    key: str
+    data: bytes | None  # the document's fields as a JSON object; None deletes it
+
+
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What an attempt came to, as the connector saw it."""
 
     kind: OutcomeKind
-    detail: str = ""  # status and the beginning of the answer, without secrets
+    detail: str = ""  # status and the beginning of the answer, without secrets; RESCHEDULE: the receiver's reason
     after: float | None = None  # seconds from now; RETRY: the receiver named the time, so no attempt is burnt
     receiver_id: str = ""  # the receiver's own name for it, where it gives one
+    forward: tuple[Forward, ...] = ()  # with DELIVERED or RESCHEDULE: documents that the answer issues
+    expected: bool = False  # with REFUSED: a no that is no fault, as of an address that has unsubscribed; no alarm
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """What a delivered document goes back to: a commit at the source, and how many forwards lie between."""
+
+    lsn: int
+    transaction: int
+    hops: int  # 0: the document is made of the source's own rows
+
+
+class Forwarded(msgspec.Struct, frozen=True, gc=False):
+    """What the answer to one delivery issues."""
+
+    delivery: Delivery
+    origin: Origin  # of the delivered document
+    documents: tuple[Forward, ...]
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

@@ -133,6 +133,10 @@ class Versions:
             self._plan(published, change, cause)
         return True
 
+    def newest(self, entity: str, key: str) -> int:
+        """The number of a document's newest version, `make` included."""
+        return self._heads[entity][key][0]
+
     def written(self) -> None:
         """They are in the store, or will be before anything that is read from now on matters."""
         for entity, made in self._made.items():

@@ -70,6 +70,11 @@ def _check_use(project: Project, problems: Problems) -> None:
             problems.note(source.place, f"No entity is from the source {source.name!r}.", "Use or delete it.")
     for entity in project.entities.values():
         _check_forwarders(entity, project, problems)
+    forwarders = {name for entity in project.entities.values() for name in entity.derived_from}
+    for destination in project.destinations.values():
+        if "forward" in destination.answers and destination.name not in forwarders:
+            what = f"The destination {destination.name!r} may forward, and no derived entity is `from` it."
+            problems.note(destination.places.get("answers"), what, "Write the entity, or delete 'forward'.")
     if project.console.host not in ("127.0.0.1", "localhost", "::1") and not project.console.token:
         problems.note(
             None, "The console listens beyond this machine without a token.", "Give it 'token: ${HUB_TOKEN}'."

@@ -6,7 +6,7 @@ Nothing of it is taken for something else: a subscription with `mode: latest` wo
 from collections.abc import Iterator
 
 from hub.errors import ProjectError
-from hub.project import DeliveryPolicy, Destination, EntityConfig, Place, Project, SubscriptionConfig
+from hub.project import DeliveryPolicy, Place, Project, SubscriptionConfig
 from hub.project.problems import Problems
 
 OWN_CONNECTORS = "connectors"  # the folder of a project's own
@@ -29,10 +29,6 @@ def refuse_later(project: Project) -> None:
 
 
 def _found(project: Project) -> Iterator[Found]:
-    for entity in project.entities.values():
-        yield from _of_entity(entity)
-    for destination in project.destinations.values():
-        yield from _of_destination(destination)
     for subscription in project.subscriptions.values():
         yield from _of_subscription(subscription)
     folder = project.directory / OWN_CONNECTORS
@@ -40,17 +36,6 @@ def _found(project: Project) -> Iterator[Found]:
         if file.suffix in (".py", ".yaml") and not file.name.startswith((".", "_")):
             place = Place(f"{OWN_CONNECTORS}/{file.name}", 0, 0)
             yield place, "connectors of a project's own", "Take it out of the project; 'http' and 'file' are there."
-
-
-def _of_entity(entity: EntityConfig) -> Iterator[Found]:
-    if entity.derived:
-        yield entity.places.get("derived") or entity.place, "derived entities", "Take the entity out of the project."
-
-
-def _of_destination(destination: Destination) -> Iterator[Found]:
-    if destination.answers:
-        place = destination.places.get("answers") or destination.place
-        yield place, "'answers', so that a receiver could ask for nothing", "Delete the line."
 
 
 def _of_subscription(subscription: SubscriptionConfig) -> Iterator[Found]:

@@ -13,7 +13,12 @@ from hub.delivery import State
 from hub.errors import InputError
 from hub.store.operators import Choice, Operators, Unsettled
 
-STATES = {"pending": State.PENDING, "parked": State.PARKED, "superseded": State.SUPERSEDED}
+STATES = {
+    "pending": State.PENDING,
+    "parked": State.PARKED,
+    "superseded": State.SUPERSEDED,
+    "rescheduled": State.RESCHEDULED,
+}
 PARKED = (State.PARKED,)
 
 subscription_option = click.option("--subscription", default="", help="Of this subscription.")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import click
+import msgspec
 
 from hub.changes import lsn_text
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
@@ -37,6 +38,9 @@ def trace(option: ProjectOption, entity: str, key: str, number: int | None, as_j
 def _show(found: Trace) -> None:
     committed_at = found.version.committed_at
     click.echo(one_line(found.version))
+    if found.forwarded_by:
+        by = found.forwarded_by
+        click.echo(f"  forwarded by {by.subscription}, in answer to {by.entity} {by.key} version {by.version}  {by.id}")
     click.echo(f"  {_after(found.made_at, committed_at)}  document made")
     if not found.deliveries:
         click.echo("  no subscription has it in its queue, or was sent it as far as attempts are kept")
@@ -47,8 +51,12 @@ def _show(found: Trace) -> None:
             click.echo(f"    {delivery.reason}")
         if delivery.state == "pending" and delivery.due_at:
             click.echo(f"    next attempt not before {rfc3339(delivery.due_at)}")
+        if delivery.state == "rescheduled":
+            click.echo(f"    its receiver asks for the document again at {rfc3339(delivery.due_at)}")
         for attempt in delivery.attempts:
             click.echo(f"    {_after(attempt.ended_at, committed_at)}  {_attempt_text(attempt)}")
+        for issued in delivery.forwarded:
+            click.echo(f"    forwarded {issued.entity} {issued.key} version {issued.version}")
 
 
 def _attempt_text(attempt: AttemptTrace) -> str:
@@ -79,6 +87,7 @@ def _as_json(found: Trace) -> dict[str, Any]:
         "committed_at": rfc3339(version.committed_at),
         "made_at": rfc3339(found.made_at),
         "made_after_ms": _milliseconds(found.made_at, version.committed_at),
+        "forwarded_by": msgspec.to_builtins(found.forwarded_by),
         "deliveries": [_delivery_json(delivery, version.committed_at) for delivery in found.deliveries],
     }
 
@@ -91,6 +100,7 @@ def _delivery_json(delivery: DeliveryTrace, committed_at: int) -> dict[str, Any]
         "event": delivery.event,
         "state": delivery.state,
         "reason": delivery.reason or None,
+        "due_at": rfc3339(delivery.due_at) if delivery.due_at else None,
         "attempts": [
             {
                 "number": attempt.number,
@@ -103,6 +113,7 @@ def _delivery_json(delivery: DeliveryTrace, committed_at: int) -> dict[str, Any]
             }
             for attempt in delivery.attempts
         ],
+        "forwarded": msgspec.to_builtins(delivery.forwarded),
     }
 
 

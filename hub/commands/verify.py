@@ -11,13 +11,14 @@ import msgspec
 from hub.commands.context import ProjectOption, known, pass_project
 from hub.documents import encode
 from hub.entities import Entity
-from hub.errors import FaultError, OutsideError
+from hub.errors import FaultError, InputError, OutsideError
 from hub.locks import owner
 from hub.operate.catching_up import Stream, wait_for
 from hub.operate.verify import MOST, Difference, Verifier, ask_repair
 from hub.store.database import now
 
 SHOWN = 20  # differences that are printed, of each entity
+_DERIVED = "its documents come from receivers' answers, so there is no table to hold them against"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ def _check(option: ProjectOption, entity: str | None, sample: int | None, *, qui
     project, store = option.project, option.store
     if entity is not None:
         known(entity, project.entities, "entity")
+        if project.entities[entity].derived:
+            raise InputError(f"{entity} is derived: {_DERIVED}.", "Verify the entities with a table.")
+    derived = sorted(config.name for config in project.entities.values() if config.derived)
+    if derived and entity is None and not quiet:
+        for name in derived:
+            click.echo(f"{name}: left out, for {_DERIVED}", err=True)
     compiled = stored_entities(project, store)
     if entity is not None and entity not in compiled:
         raise OutsideError(f"There is no document of {entity} yet.", "`hub run` makes them.")

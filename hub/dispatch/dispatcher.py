@@ -25,10 +25,12 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy.exc import DBAPIError
 
+from hub.capture.versions import Published
 from hub.changes import lsn_text
 from hub.clock import Alarms, Clock, SystemClock
 from hub.connector import Connector
-from hub.delivery import Attempt, Delivery, Message, Outcome, OutcomeKind, State
+from hub.delivery import Attempt, Delivery, Forwarded, Message, Origin, Outcome, OutcomeKind, State
+from hub.dispatch.answers import admit
 from hub.dispatch.health import WELL, DestinationState, Health
 from hub.dispatch.lanes import LANE, WINDOW, Lane, Queue
 from hub.dispatch.lease import Lease
@@ -36,11 +38,15 @@ from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
 from hub.dispatch.workers import Worker
+from hub.documents import Shape
 from hub.doorbell import heard
+from hub.entities import Entity
 from hub.errors import OutsideError
 from hub.project import DeliveryPolicy, Project
 from hub.store.database import Store
 from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Runs, Share
+from hub.store.forwards import Forwards
+from hub.store.rescheduled import Rescheduled
 from hub.store.workers import Evicted, Membership
 from hub.subscriptions import Subscription, delivery_id
 from hub.subscriptions.bodies import BodyInputs, render_body
@@ -76,6 +82,10 @@ class Route:
     @property
     def name(self) -> str:
         return self.subscription.name
+
+    @property
+    def entity(self) -> str:
+        return self.subscription.config.entity
 
     @property
     def holds(self) -> bool:
@@ -124,6 +134,8 @@ class Dispatcher:
         self._reads = ThreadPoolExecutor(1, "store-read")
         self._writes = ThreadPoolExecutor(1, "store-write")
         self._expiries: set[asyncio.Task[None]] = set()
+        self._again = asyncio.Event()  # a rescheduled one may be due
+        self._planning = True
         self._looked = False
 
     # The role
@@ -159,7 +171,7 @@ class Dispatcher:
         endings: list[Awaitable[Any]] = [broken]
         endings += [stop.wait()] if stop else []
         endings += [self._finished(finish)] if finish else []
-        tasks = [self._reader(), self._results.run(), self._alarms.run(), *endings]
+        tasks = [self._reader(), self._planner(), self._results.run(), self._alarms.run(), *endings]
         tasks += [self._lease.run()] if self._lease else []
         try:
             await _first_of(tasks)
@@ -191,12 +203,24 @@ class Dispatcher:
             self._by_queue[route.queue] = route
             route.parks = id in parked
             self._expire_soon(route)
+        self._deliveries.forwards = Forwards(await self._write(self._derived))
         self._mark = await self._read(self._deliveries.mark)
         self._look_now_and_then()
+
+    def _derived(self) -> dict[str, Published]:
+        """The derived entities, by name, with who subscribes to them."""
+        found = {}
+        for name, config in self._project.entities.items():
+            if config.derived:
+                to = [(id, route.subscription) for id, route in self._routes.items() if route.entity == name]
+                entity = Entity(name, "", (), (), Shape({}))
+                found[name] = Published(self._store.name_id("entity", name), entity, to)
+        return found
 
     def _look_now_and_then(self) -> None:
         """On Postgres a ring follows its commit, and is lost with a process that is killed between the two."""
         self._look_again.set()
+        self._again.set()
         if not self._store.is_sqlite:
             self._alarms.at(self._clock.now() + UNRUNG, self._look_now_and_then)
 
@@ -297,6 +321,8 @@ class Dispatcher:
             and not self._refills
             and self._results.empty
             and not self._expiries
+            and not self._planning
+            and not self._again.is_set()
             and not (self._lease and self._lease.changing)
             and all(self._worker_settled(worker) for worker in self._workers.values())
             and all(self._route_settled(route) for route in self._routes.values())
@@ -540,6 +566,7 @@ class Dispatcher:
         elif not loaded.found:
             self._park(route, lane, delivery.attempts, f"The journal no longer has version {delivery.version}.")
         else:
+            lane.origin = Origin(loaded.lsn, loaded.transaction, loaded.hops)
             try:
                 return self._render(route, delivery, loaded)
             except TemplateFailure as failure:
@@ -589,6 +616,8 @@ class Dispatcher:
     def tried(self, worker: Worker, lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None:
         route, delivery, now = self._by_queue[lane.queue], lane.head, self._clock.now()
         lane.flying = False
+        destination = self._project.destinations[worker.name]
+        outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
         following = follow(outcome, delivery.attempts, route.policy, now, self._jitter())
         self._results.attempt(
             Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
@@ -600,8 +629,23 @@ class Dispatcher:
             self._remember(worker)
 
     def _settle(self, route: Route, lane: Lane, following: Following) -> None:
+        self._results.settle(lane.head, supersedes=route.parks, forwarded=_forwarded(lane, following))
+        self._accepted(route, lane)
+
+    def _reschedule(self, route: Route, lane: Lane, following: Following) -> None:
+        forwarded = _forwarded(lane, following)
+        self._results.reschedule(
+            lane.head, following.due_at, following.reason, supersedes=route.parks, forwarded=forwarded
+        )
+        self._accepted(route, lane)
+
+    def _drop(self, route: Route, lane: Lane, following: Following) -> None:
+        self._results.settle(lane.head, supersedes=False)
+        self._advance(route, lane)
+
+    def _accepted(self, route: Route, lane: Lane) -> None:
+        """Released ones of older versions would make the receiver older than it is."""
         delivery = lane.head
-        self._results.settle(delivery, supersedes=route.parks)
         while len(lane.items) > 1 and lane.items[1].seq in lane.released and lane.items[1].version < delivery.version:
             self._results.update(lane.items[1], State.SUPERSEDED, lane.items[1].attempts, 0, "")
             lane.released.discard(lane.items[1].seq)
@@ -635,6 +679,8 @@ class Dispatcher:
 
     _STEPS: Mapping[Step, Callable[["Dispatcher", Route, Lane, Following], None]] = {
         Step.SETTLE: _settle,
+        Step.RESCHEDULE: _reschedule,
+        Step.DROP: _drop,
         Step.WAIT: _wait,
         Step.PARK: _park_after,
         Step.HOLD: _hold,
@@ -709,7 +755,9 @@ class Dispatcher:
     # Writing
 
     def _wrote(self, changes: Changes) -> None:
-        if changes.disabled:
+        for due_at in {update.due_at for update in changes.updates if update.state is State.RESCHEDULED}:
+            self._alarms.at(due_at, self._again.set)
+        if changes.disabled or changes.forwarded:
             self._look_again.set()
         self._quiet.set()
 
@@ -718,6 +766,23 @@ class Dispatcher:
             if worker.stopping != stopping and not worker.closed:
                 worker.stopping = stopping
                 worker.pump()
+
+    # What receivers asked for again at a later time
+
+    async def _planner(self) -> None:
+        while True:
+            self._planning = True
+            self._again.clear()
+            subscriptions = {id: route.subscription for id, route in self._routes.items()}
+            rescheduled = Rescheduled(self._store, subscriptions, self._deliveries.forwards.entity_ids)
+            while await self._write(rescheduled.plan, self._clock.now()):
+                self._look_again.set()
+            first = await self._read(rescheduled.first)
+            if first is not None:  # due already: another worker is at it
+                self._alarms.at(max(first, self._clock.now() + SECOND), self._again.set)
+            self._planning = False
+            self._quiet.set()
+            await self._again.wait()
 
     # Expiry
 
@@ -741,6 +806,10 @@ class Dispatcher:
         error = None if task.cancelled() else task.exception()
         if error:
             self.broke(error)
+
+
+def _forwarded(lane: Lane, following: Following) -> Forwarded | None:
+    return Forwarded(lane.head, lane.origin, following.forward) if following.forward else None
 
 
 def _expired(route: Route) -> str:

@@ -8,11 +8,13 @@ left there too, and read once the lane goes on.
 from collections import deque
 from collections.abc import Iterable, Set
 
-from hub.delivery import Delivery
+from hub.delivery import Delivery, Origin
 
 WINDOW = 2000  # deliveries in memory that may go at once; past them nothing more is read
 STANDING = 20_000  # lanes that wait for a retry, in memory; past them nothing more is read
 LANE = 500  # deliveries of one lane in memory
+
+NOWHERE = Origin(0, 0, 0)
 
 LaneKey = tuple[int, str]  # entity_id, key
 
@@ -20,7 +22,7 @@ LaneKey = tuple[int, str]  # entity_id, key
 class Lane:
     """One document's deliveries to one subscription."""
 
-    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "parked", "queue", "released", "standing")
+    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "origin", "parked", "queue", "released", "standing")
 
     def __init__(self, queue: "Queue", key: LaneKey) -> None:
         self.queue = queue
@@ -28,6 +30,7 @@ class Lane:
         self.items: deque[Delivery] = deque()
         self.busy = False  # ready, on its way or waiting: whoever has it will give it back
         self.flying = False  # its first is with the connector
+        self.origin = NOWHERE  # of its first, once its body is rendered
         self.due = 0  # its first waits for this moment, microseconds since 1970; 0: it does not wait
         self.standing = False  # its first waits for a time, or a parked one holds it: what follows is not in memory
         self.parked = 0  # the seq of the parked one that holds it

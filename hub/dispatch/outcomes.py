@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from hub.delivery import Outcome, OutcomeKind
+from hub.delivery import Forward, Outcome, OutcomeKind
 from hub.project import DeliveryPolicy
 
 SECOND = 1_000_000  # microseconds
@@ -13,8 +13,14 @@ PROBE_FIRST = 1.0  # seconds from the hold to the first probe
 PROBE_LAST = 60.0  # seconds between probes at most
 
 
+SOONEST = 1.0  # seconds that a rescheduled document waits at least
+LONGEST = 100 * 365 * 86400.0  # and at most: past that, clocks end
+
+
 class Step(enum.Enum):
     SETTLE = "settle"  # the receiver has it
+    RESCHEDULE = "reschedule"  # it has it too, and wants the document again at `due_at`
+    DROP = "drop"  # it was refused as was to be expected: nothing is left to do, and nothing to mend
     WAIT = "wait"  # again at `due_at`
     PARK = "park"  # for an operator
     HOLD = "hold"  # the destination is held; this delivery goes on when it is well
@@ -27,21 +33,29 @@ class Following(msgspec.Struct, frozen=True, gc=False):
     due_at: int = 0  # microseconds since 1970
     reason: str = ""
     pause: bool = False  # the receiver asked for time: the whole destination waits until `due_at`
+    forward: tuple[Forward, ...] = ()  # documents that are issued with it
 
 
 def follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
     """What comes after an attempt, `attempts` having been burnt before it; `jitter` is in [0, 1).
 
-    With retry: [5s, 5m] the first failure waits 5 to 5.5 s, the second 5 to 5.5 min, the third parks.
+    With retry: [5s, 5m] the first failure waits 5 to 5.5 s, the second 5 to 5.5 min, the third parks. What is
+    rescheduled waits a second at least, so that no receiver is asked in a circle as fast as it answers.
     """
     match outcome.kind:
-        case OutcomeKind.DELIVERED | OutcomeKind.RESCHEDULE:
-            return Following(Step.SETTLE, attempts + 1)
+        case OutcomeKind.DELIVERED:
+            return Following(Step.SETTLE, attempts + 1, forward=outcome.forward)
+        case OutcomeKind.RESCHEDULE:
+            wait = min(max(outcome.after or 0.0, SOONEST), LONGEST)
+            due_at = now + round(wait * SECOND)
+            return Following(Step.RESCHEDULE, attempts + 1, due_at, outcome.detail, forward=outcome.forward)
         case OutcomeKind.RETRY if outcome.after is not None:
             due_at = now + round(max(outcome.after, 0.0) * SECOND)
             return Following(Step.WAIT, attempts, due_at, outcome.detail, pause=True)
         case OutcomeKind.RETRY:
             return _again(outcome, attempts + 1, policy, now, jitter)
+        case OutcomeKind.REFUSED if outcome.expected:
+            return Following(Step.DROP, attempts + 1)
         case OutcomeKind.REFUSED:
             return Following(Step.PARK, attempts + 1, reason=f"Refused: {outcome.detail}")
         case OutcomeKind.DEAD:

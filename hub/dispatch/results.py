@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from sqlalchemy.exc import OperationalError
 
-from hub.delivery import Attempt, Delivery, State
+from hub.delivery import Attempt, Delivery, Forwarded, State
 from hub.dispatch.health import DestinationState
 from hub.store.deliveries import CHUNK, Changes, Update
 
@@ -44,16 +44,32 @@ class Results:
     def attempt(self, attempt: Attempt) -> None:
         self._changes().attempts.append(attempt)
 
-    def settle(self, delivery: Delivery, *, supersedes: bool) -> None:
-        """It was accepted. `supersedes`: parked deliveries of older versions are outdated by it."""
-        self._changes().settled.append(delivery.seq)
-        if supersedes:
-            self._changes().accepted.append(delivery)
-        self.writing.add(delivery.seq)
+    def settle(self, delivery: Delivery, *, supersedes: bool, forwarded: Forwarded | None = None) -> None:
+        """It is done with. `supersedes`: parked deliveries of older versions are outdated by it."""
+        changes = self._changes()
+        changes.settled.append(delivery.seq)
+        self._accept(changes, delivery, supersedes, forwarded)
 
     def update(self, delivery: Delivery, state: State, attempts: int, due_at: int, reason: str) -> None:
         """It stays."""
         self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
+        self.writing.add(delivery.seq)
+
+    def reschedule(
+        self, delivery: Delivery, due_at: int, reason: str, *, supersedes: bool, forwarded: Forwarded | None
+    ) -> None:
+        """As `settle`, and its receiver asks for the document again at `due_at`."""
+        changes = self._changes()
+        changes.updates.append(Update(delivery.seq, State.RESCHEDULED, 0, due_at, reason))
+        changes.rescheduled.append(delivery)
+        self._accept(changes, delivery, supersedes, forwarded)
+
+    def _accept(self, changes: Changes, delivery: Delivery, supersedes: bool, forwarded: Forwarded | None) -> None:
+        """What is written together with what became of the delivery."""
+        if supersedes:
+            changes.accepted.append(delivery)
+        if forwarded:
+            changes.forwarded.append(forwarded)
         self.writing.add(delivery.seq)
 
     def disable(self, subscription_id: int, reason: str) -> None:

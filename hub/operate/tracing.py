@@ -13,7 +13,7 @@ from hub.store.database import Store
 from hub.store.tables import EVENTS
 from hub.subscriptions import delivery_id
 
-delivery, attempt, document = tables.delivery, tables.attempt, tables.document
+delivery, attempt, document, lineage = tables.delivery, tables.attempt, tables.document, tables.lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,27 @@ class AttemptTrace:
 
 
 @dataclass(frozen=True, slots=True)
+class Issued:
+    """A derived entity's version that a delivery's receiver forwarded."""
+
+    entity: str
+    key: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """The delivery whose receiver forwarded a version."""
+
+    id: str
+    subscription: str
+    entity: str
+    key: str
+    version: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeliveryTrace:
     """One turn of a version's delivery to one subscription."""
 
@@ -38,11 +59,12 @@ class DeliveryTrace:
     subscription: str
     turn: int
     event: str
-    state: str  # delivered, pending, parked, superseded, released; discarded: it left undelivered
+    state: str  # delivered, pending, parked, superseded, released, rescheduled; discarded: it left undelivered
     reason: str
     planned_at: int  # microseconds since 1970; 0: not known any more
     due_at: int  # not before; 0: at once
     attempts: tuple[AttemptTrace, ...]
+    forwarded: tuple[Issued, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +72,7 @@ class Trace:
     version: Version
     made_at: int  # microseconds since 1970
     deliveries: tuple[DeliveryTrace, ...]
+    forwarded_by: Issuer | None = None  # of a derived entity's version, as far back as that is kept
 
 
 def read_trace(store: Store, version: Version) -> Trace:
@@ -61,6 +84,8 @@ def read_trace(store: Store, version: Version) -> Trace:
         tried = connection.execute(
             sa.select(attempt).where(*_of(attempt, entity_id, version)).order_by(attempt.c.seq)
         ).all()
+        issued = connection.execute(sa.select(lineage).where(*_issued_by(entity_id, version))).all()
+        issuer = connection.execute(sa.select(lineage).where(*_of(lineage, entity_id, version))).first()
     identity = store.identity()
     turns = {(row.subscription_id, row.turn) for row in (*waiting, *tried)}
     found = [
@@ -71,10 +96,27 @@ def read_trace(store: Store, version: Version) -> Trace:
             turn,
             [row for row in waiting if (row.subscription_id, row.turn) == (subscription_id, turn)],
             [row for row in tried if (row.subscription_id, row.turn) == (subscription_id, turn)],
+            [
+                Issued(store.name(row.entity_id), row.key, row.version)
+                for row in issued
+                if (row.from_subscription_id, row.from_turn) == (subscription_id, turn)
+            ],
         )
         for subscription_id, turn in turns
     ]
-    return Trace(version, made_at or 0, tuple(sorted(found, key=lambda one: (one.subscription, one.turn))))
+    deliveries = tuple(sorted(found, key=lambda one: (one.subscription, one.turn)))
+    return Trace(version, made_at or 0, deliveries, _issuer(store, identity, issuer) if issuer else None)
+
+
+def _issued_by(entity_id: int, version: Version) -> list[sa.ColumnElement[bool]]:
+    table = lineage.c
+    return [table.from_entity_id == entity_id, table.from_key == version.key, table.from_version == version.version]
+
+
+def _issuer(store: Store, identity: str, row: Any) -> Issuer:
+    subscription, entity = store.name(row.from_subscription_id), store.name(row.from_entity_id)
+    id = delivery_id(identity, subscription, entity, row.from_key, row.from_version, row.from_turn)
+    return Issuer(id, subscription, entity, row.from_key, row.from_version, row.from_turn)
 
 
 def _of(table: sa.Table, entity_id: int, version: Version) -> list[sa.ColumnElement[bool]]:
@@ -82,7 +124,13 @@ def _of(table: sa.Table, entity_id: int, version: Version) -> list[sa.ColumnElem
 
 
 def _delivery(
-    version: Version, identity: str, subscription: str, turn: int, waiting: Sequence[Any], tried: Sequence[Any]
+    version: Version,
+    identity: str,
+    subscription: str,
+    turn: int,
+    waiting: Sequence[Any],
+    tried: Sequence[Any],
+    issued: Sequence[Issued],
 ) -> DeliveryTrace:
     row = waiting[-1] if waiting else None
     attempts = tuple(
@@ -106,6 +154,7 @@ def _delivery(
         planned_at=row.created_at if row else 0,
         due_at=row.due_at if row else 0,
         attempts=attempts,
+        forwarded=tuple(issued),
     )
 
 

@@ -13,13 +13,15 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from hub.delivery import Attempt, Delivery, State
+from hub.delivery import Attempt, Delivery, Forwarded, State
 from hub.dispatch.health import WELL, DestinationState
 from hub.dispatch.slices import SLICES
 from hub.documents import Cause, Event
 from hub.store import tables
 from hub.store.database import Store
+from hub.store.forwards import Forwards
 from hub.store.images import statements, write_many
+from hub.store.rescheduled import forget_others
 from hub.store.workers import Membership
 
 PAGE = 500  # deliveries read at once
@@ -65,6 +67,7 @@ class Loaded(msgspec.Struct, frozen=True, gc=False):
     committed_at: int
     document: bytes | None
     before: bytes | None
+    hops: int  # forwards between the source's commit and the document
 
 
 class Released(msgspec.Struct, frozen=True):
@@ -104,6 +107,8 @@ class Changes:
         self.settled: list[int] = []  # seqs
         self.updates: list[Update] = []
         self.accepted: list[Delivery] = []  # of subscriptions that have parked ones: older ones are superseded
+        self.rescheduled: list[Delivery] = []  # of `updates`: others that waited for the same documents go
+        self.forwarded: list[Forwarded] = []  # by the answers to `settled` and `rescheduled` ones
         self.disabled: dict[int, str] = {}  # by subscription id: the reason
         self.destinations: dict[str, DestinationState] = {}
 
@@ -111,13 +116,15 @@ class Changes:
         return bool(self.attempts or self.settled or self.updates or self.disabled or self.destinations)
 
     def __len__(self) -> int:
-        return len(self.attempts) + len(self.settled) + len(self.updates)
+        issued = sum(len(one.documents) for one in self.forwarded)
+        return len(self.attempts) + len(self.settled) + len(self.updates) + issued
 
 
 class Deliveries:
     def __init__(self, store: Store, membership: Membership | None = None) -> None:
         """`membership`: on whose behalf, where several workers share the store; what a lost one writes is refused."""
         self.store = store
+        self.forwards = Forwards({})  # dispatch's own, once it knows the derived entities
         self._membership = membership
         mark = "?" if store.is_sqlite else "%s"
         # One statement for many rows: the driver lets go of Python's lock at each, and would get it back late.
@@ -230,9 +237,10 @@ class Deliveries:
 
         With the runs that the documents were made in at the latest.
         """
+        wanted = {"seqs": list(seqs), "derived": self.forwards.entity_ids}
         with self.store.read() as connection:
             runs = self._runs(connection)
-            return runs, {row[0]: _loaded(row) for row in connection.execute(_load_query, {"seqs": list(seqs)})}
+            return runs, {row[0]: _loaded(row) for row in connection.execute(_load_query, wanted)}
 
     def parked_subscriptions(self) -> set[int]:
         with self.store.read() as connection:
@@ -292,6 +300,8 @@ class Deliveries:
     def write(self, changes: Changes) -> None:
         """All of it in one store transaction: an attempt goes with what came of it."""
         with self._writing() as connection:
+            if changes.forwarded:
+                self.forwards.hold(connection, changes.forwarded)
             self._lock(connection, [*changes.settled, *(update.seq for update in changes.updates)])
             self._write_attempts(connection, changes.attempts)
             if changes.settled:
@@ -302,6 +312,9 @@ class Deliveries:
                 self._supersede,
                 [(one.entity_id, one.key, one.version, one.subscription_id) for one in changes.accepted],
             )
+            forget_others(connection, changes.rescheduled)
+            if changes.forwarded and self.forwards.write(connection, changes.forwarded):
+                self.store.ring("dispatch", connection)
             self._write_states(connection, changes)
 
     @staticmethod
@@ -413,6 +426,16 @@ def _since(snapshot: str) -> sa.ColumnElement[bool]:
 _standing_query = sa.select(tables.subscription_state.c.subscription_id, tables.subscription_state.c.state).where(
     tables.subscription_state.c.state != "active"
 )
+_hops = (
+    sa.select(tables.lineage.c.hops)
+    .where(
+        tables.lineage.c.entity_id == delivery.c.entity_id,
+        tables.lineage.c.key == delivery.c.key,
+        tables.lineage.c.version == delivery.c.version,
+    )
+    .correlate(delivery)
+    .scalar_subquery()
+)
 _load_query = (
     sa.select(
         delivery.c.seq,
@@ -424,6 +447,7 @@ _load_query = (
         document.c.committed_at,
         document.c.body,
         _previous.c.body,
+        sa.case((delivery.c.entity_id.in_(sa.bindparam("derived", expanding=True)), _hops), else_=0),
     )
     .select_from(
         delivery.outerjoin(
@@ -451,10 +475,9 @@ def _deliveries(rows: Iterable[Any]) -> list[Delivery]:
 
 
 def _loaded(row: Any) -> Loaded:
-    _, version, event, cause, lsn, transaction, committed_at, body, before = row
-    return Loaded(
-        version is not None, _EVENTS[event], _CAUSES[cause], lsn or 0, transaction or 0, committed_at or 0, body, before
-    )
+    _, version, event, cause, lsn, transaction, committed_at, body, before, hops = row
+    found, event, cause = version is not None, _EVENTS[event], _CAUSES[cause]
+    return Loaded(found, event, cause, lsn or 0, transaction or 0, committed_at or 0, body, before, hops or 0)
 
 
 def _updated(update: Update) -> tuple[Any, ...]:

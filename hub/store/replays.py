@@ -18,6 +18,7 @@ from hub.errors import FaultError, InputError
 from hub.operate.replay import Filters, Step
 from hub.store import tables
 from hub.store.database import Store, now
+from hub.store.forwards import hold_forwards
 from hub.store.images import append, statements, write_many
 from hub.store.journal import newest_number, version_of
 from hub.store.pieces import Pieces
@@ -170,18 +171,8 @@ class Replays:
 
     def turns(self, entity: str, keys: Sequence[str]) -> dict[tuple[int, str, int], int]:
         """By subscription id, key and version: the turn that was last planned, where it is known."""
-        found: dict[tuple[int, str, int], int] = {}
         with self.store.read() as connection:
-            for table in (attempt, delivery):
-                query = (
-                    sa.select(table.c.subscription_id, table.c.key, table.c.version, sa.func.max(table.c.turn))
-                    .where(table.c.entity_id == self._entity_id(entity), table.c.key.in_(keys))
-                    .group_by(table.c.subscription_id, table.c.key, table.c.version)
-                )
-                for subscription_id, key, version, turn in connection.execute(query):
-                    place = (subscription_id, key, version)
-                    found[place] = max(turn, found.get(place, 0))
-        return found
+            return known_turns(connection, self._entity_id(entity), keys)
 
     # what they write
 
@@ -197,7 +188,9 @@ class Replays:
         ids = {name: self.store.name_id("subscription", name) for name in {send.subscription for send in sends}}
         rows = [_row(send, ids[send.subscription], entity_id, turns, begun) for send in sends]
         with pieces.write(self.store, len(rows)) as connection:
-            hold_captures(connection)  # a version that is being made would get in before these, and be overtaken
+            # A version that is being made would get in before these, and be overtaken.
+            hold_captures(connection)
+            hold_forwards(connection, [entity_id])
             newest = _newest(connection, entity_id, keys)
             fresh = list(takewhile(lambda send: newest.get(send.key) == send.newest, sends))
             if fresh:
@@ -220,6 +213,21 @@ class Replays:
 
     def _subscriptions(self, filters: Filters) -> list[int]:
         return [self.store.find_name("subscription", name) or 0 for name in filters.subscriptions]
+
+
+def known_turns(connection: sa.Connection, entity_id: int, keys: Sequence[str]) -> dict[tuple[int, str, int], int]:
+    """As `Replays.turns`."""
+    found: dict[tuple[int, str, int], int] = {}
+    for table in (attempt, delivery):
+        query = (
+            sa.select(table.c.subscription_id, table.c.key, table.c.version, sa.func.max(table.c.turn))
+            .where(table.c.entity_id == entity_id, table.c.key.in_(keys))
+            .group_by(table.c.subscription_id, table.c.key, table.c.version)
+        )
+        for subscription_id, key, version, turn in connection.execute(query):
+            place = (subscription_id, key, version)
+            found[place] = max(turn, found.get(place, 0))
+    return found
 
 
 def _from(cursor: Cursor, entity: str) -> sa.ColumnElement[bool]:
@@ -300,12 +308,15 @@ def _row(
 
 
 def _replace(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """What waits or is parked of the same versions goes: its place in the queue is the replay's."""
+    """What waits or is parked of the same versions goes: its place in the queue is the replay's.
+
+    What a receiver asked for at a later time stays: that is another delivery.
+    """
     sql, place, columns = statements(connection), ("entity_id", "key", "version", "subscription_id"), tuple(rows[0])
     places = [tuple(row[column] for column in place) for row in rows]
     if not sql.sqlite:
         write_many(connection, sql.lock("delivery", place), places)
-    write_many(connection, sql.delete("delivery", place), places)
+    write_many(connection, f"{sql.delete('delivery', place)} AND state <> {int(State.RESCHEDULED)}", places)
     append(connection, "delivery", columns, [tuple(row.values()) for row in rows])
 
 

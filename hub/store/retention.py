@@ -20,7 +20,7 @@ from hub.store.tables import EVENTS
 
 WINDOW = 5000  # journal entries looked at in one view
 
-document, delivery, attempt = tables.document, tables.delivery, tables.attempt
+document, delivery, attempt, lineage = tables.document, tables.delivery, tables.attempt, tables.lineage
 _DELETED = EVENTS.index(Event.DELETED)
 
 
@@ -50,8 +50,10 @@ def prune(store: Store, retention: Retention, now: int, *, dry_run: bool = False
 def _prune(store: Store, retention: Retention, now: int, dry_run: bool) -> Pruned:
     documents = now - int(retention.documents * 1e6)
     attempts = now - int(retention.attempts * 1e6)
+    versions = _prune_versions(store, documents, dry_run)
+    _prune_rows(store, lineage, _is_without_version(), dry_run)
     return Pruned(
-        versions=_prune_versions(store, documents, dry_run),
+        versions=versions,
         attempts=_prune_rows(store, attempt, attempt.c.started_at < attempts, dry_run),
         superseded=_prune_rows(
             store,
@@ -98,6 +100,14 @@ def _is_needed() -> sa.ColumnElement[bool]:
     )
 
 
+def _is_without_version() -> sa.ColumnElement[bool]:
+    return ~sa.exists().where(
+        document.c.entity_id == lineage.c.entity_id,
+        document.c.key == lineage.c.key,
+        document.c.version == lineage.c.version,
+    )
+
+
 def _prune_rows(store: Store, table: sa.Table, old: sa.ColumnElement[bool], dry_run: bool) -> int:
     """Rows in the order of their `seq`, which is that of their age."""
     total, low, pieces = 0, 0, Pieces()
@@ -131,8 +141,9 @@ def plan_erasure(store: Store, entity: str, key: str) -> Erasure:
         raise InputError(f"There is no {entity} {key} in the journal.", "`hub documents list` shows what there is.")
     if newest.event is not Event.DELETED:
         raise FaultError(
-            f"{entity} {key} still exists in the source, so its document stays.",
-            "Delete its row in the application first; the hub follows by itself.",
+            f"{entity} {key} still exists, so its document stays.",
+            "Delete its row in the application first, or of a derived entity let its service forward `data: null`; "
+            "the hub follows by itself.",
         )
     entity_id = Journal(store).entity_id(entity)
     with store.read() as connection:
@@ -172,6 +183,16 @@ def erase(store: Store, erasure: Erasure) -> None:
         with store.read() as connection:
             found = connection.scalars(query).all()
         delete_rows(store, table, found, sa.true(), Pieces())
+    _erase_lineage(store, entity_id, erasure.key)
     if store.is_sqlite:
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _erase_lineage(store: Store, entity_id: int, key: str) -> None:
+    """Where it came from, and what came of it: keys of this document stand in both."""
+    itself = sa.and_(lineage.c.entity_id == entity_id, lineage.c.key == key)
+    issued = sa.and_(lineage.c.from_entity_id == entity_id, lineage.c.from_key == key)
+    with store.read() as connection:
+        found = connection.scalars(sa.select(lineage.c.seq).where(sa.or_(itself, issued))).all()
+    delete_rows(store, lineage, found, sa.true(), Pieces())

@@ -5,7 +5,8 @@ Times are microseconds since 1970, UTC. When Postgres vacuums them, and where it
 Who writes what:
 
     capture    stream, row_image, row_reference, spool, document, fan_out, fan_out_item, delivery (insert)
-    dispatch   delivery (update, delete), attempt, destination_state, dispatch_worker, dispatch_slice
+    dispatch   delivery (update, delete), attempt, destination_state, dispatch_worker, dispatch_slice; of what receivers
+               ask for: document and lineage (derived entities), delivery (insert)
     command    subscription_state, replay, delivery (insert by replay and backfill), document (erase)
 """
 
@@ -131,6 +132,25 @@ document = Table(
     sqlite_autoincrement=True,
 )
 
+# A derived entity's version, and the delivery whose receiver forwarded it.
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("seq", Serial, primary_key=True),
+    Column("entity_id", Integer, nullable=False),
+    Column("key", Key, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("hops", SmallInteger, nullable=False),  # forwards between a source's commit and this version: 1, 2 …
+    Column("from_subscription_id", Integer, nullable=False),
+    Column("from_entity_id", Integer, nullable=False),
+    Column("from_key", Key, nullable=False),
+    Column("from_version", Integer, nullable=False),
+    Column("from_turn", Integer, nullable=False),
+    Index("lineage_document", "entity_id", "key", "version", unique=True),
+    Index("lineage_origin", "from_entity_id", "from_key", "from_version"),
+    sqlite_autoincrement=True,
+)
+
 fan_out = Table(
     "fan_out",
     metadata,
@@ -169,14 +189,14 @@ delivery = Table(
     Column("turn", Integer, nullable=False),
     Column("event", SmallInteger, nullable=False),  # the event for this subscription
     Column("cause", SmallInteger, nullable=False),
-    Column("state", SmallInteger, nullable=False),  # 0 pending, 1 parked, 2 superseded, 3 released
+    Column("state", SmallInteger, nullable=False),  # 0 pending, 1 parked, 2 superseded, 3 released, 4 rescheduled
     Column("due_at", BigInteger, nullable=False),  # not before; 0: at once
     Column("attempts", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("reason", Text, nullable=True),  # why it is parked or waits
     Column("replay_id", Integer, nullable=True),  # the replay or backfill that asked for it
     Index("delivery_document", "entity_id", "key", "version"),
-    # Parked, superseded and released ones: a delivery that just goes out pays nothing for it.
+    # Parked, superseded, released and rescheduled ones: a delivery that just goes out pays nothing for it.
     Index(
         "delivery_not_pending",
         "state",

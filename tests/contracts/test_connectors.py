@@ -105,6 +105,15 @@ def test_unknown_and_mistyped_settings_name_their_place() -> None:
         read_settings(find("file"), Destination("crm", "file"))
 
 
+def test_a_connector_that_reads_no_answers_says_so() -> None:
+    """Nothing that is written is silently left undone."""
+
+    destination = Destination("archive", "file", answers=("forward",), settings={"path": "-"})
+    (problem,) = settings_problems(find("file"), destination)
+
+    assert "The connector file has no setting 'answers'." in problem.what
+
+
 # http
 
 

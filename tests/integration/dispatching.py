@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import connectors.http
 from hub.catalogue import Kind
 from hub.connector import read_settings
 from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.outcomes import SECOND
 from hub.documents import Field, Shape
 from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
 from hub.store import tables
@@ -38,29 +40,49 @@ class Bench:
         self.destinations: dict[str, Destination] = {}
         self.configs: dict[str, SubscriptionConfig] = {}
         self.entity_id = store.name_id("entity", "order")
+        self.entities = {"order": EntityConfig("order", "main", "public.orders")}
         self.versions: dict[str, int] = {}
         self.shape = SHAPE
 
     def subscribe(
-        self, name: str, settings: dict[str, Any], *, limits: Limits | None = None, body: Any = None, **policy: Any
+        self,
+        name: str,
+        settings: dict[str, Any],
+        *,
+        limits: Limits | None = None,
+        body: Any = None,
+        entity: str = "order",
+        match: Any = None,
+        answers: tuple[str, ...] = (),
+        **policy: Any,
     ) -> None:
         """A subscription with a destination of the same name."""
         connector = "file" if "path" in settings else "http"
-        self.destinations[name] = Destination(name, connector, limits or Limits(), settings=settings)
-        self.configs[name] = SubscriptionConfig(name, "order", name, body=body, delivery=DeliveryPolicy(**policy))
+        self.destinations[name] = Destination(name, connector, limits or Limits(), answers, settings=settings)
+        delivery = DeliveryPolicy(**policy)
+        self.configs[name] = SubscriptionConfig(name, entity, name, match=match, body=body, delivery=delivery)
         self.store.name_id("subscription", name)
 
-    def commit(self, *keys: str, to: list[str] | None = None, created_at: int | None = None) -> None:
-        """A new version of each key, and its deliveries, as capture writes them."""
-        subscriptions = to or list(self.configs)
+    def derive(self, entity: str, *destinations: str) -> None:
+        """A derived entity that these may forward."""
+        self.entities[entity] = EntityConfig(entity, "", "", derived=True, derived_from=destinations)
+
+    def commit(
+        self, *keys: str, to: list[str] | None = None, created_at: int | None = None, deleted: bool = False
+    ) -> None:
+        """A new version of each key, and its deliveries, as capture writes them; `deleted`: there is no document."""
+        subscriptions = (
+            [name for name, config in self.configs.items() if config.entity == "order"] if to is None else to
+        )
         with self.store.write() as connection:
             for key in keys:
                 version = self.versions[key] = self.versions.get(key, 0) + 1
-                connection.execute(tables.document.insert().values(**self._document(key, version)))
+                event = 2 if deleted else 0 if version == 1 else 1
+                document = self._document(key, version) | {"event": event} | ({"body": None} if deleted else {})
+                connection.execute(tables.document.insert().values(**document))
                 for name in subscriptions:
-                    connection.execute(
-                        tables.delivery.insert().values(**self._delivery(name, key, version, created_at or now()))
-                    )
+                    row = self._delivery(name, key, version, created_at or now()) | {"event": event}
+                    connection.execute(tables.delivery.insert().values(**row))
             self.store.ring("dispatch", connection)
         self.store.ring("dispatch")
 
@@ -100,7 +122,7 @@ class Bench:
             name="conference",
             directory=Path(),
             sources={},
-            entities={"order": EntityConfig("order", "main", "public.orders")},
+            entities=self.entities,
             destinations=self.destinations,
             subscriptions=self.configs,
             store=str(self.store.url),
@@ -110,10 +132,13 @@ class Bench:
         return Dispatcher(
             self.store,
             self.project,
-            lambda: {name: Subscription.compile(config, self.shape) for name, config in self.configs.items()},
+            lambda: {name: Subscription.compile(config, self._shape(config)) for name, config in self.configs.items()},
             {name: self._opener(destination) for name, destination in self.destinations.items()},
             **arguments,
         )
+
+    def _shape(self, config: SubscriptionConfig) -> Shape:
+        return self.shape if config.entity == "order" else Shape({})
 
     @staticmethod
     def _opener(destination: Destination) -> Callable[[], Any]:
@@ -143,11 +168,44 @@ class Bench:
             return list(connection.execute(sa.select(table).order_by(*table.primary_key.columns)).all())
 
 
+class MovableClock:
+    """Real time, plus what a test adds to it."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
+        self._moved = asyncio.Event()
+        self.waits: list[int] = []
+
+    def now(self) -> int:
+        return now() + self._ahead
+
+    async def until(self, moment: int) -> None:
+        self.waits.append(moment)
+        while self.now() < moment:
+            self._moved.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), (moment - self.now()) / SECOND)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += round(seconds * SECOND)
+        self._moved.set()
+
+
+async def reached(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    """What another process or the store shows; looked at often, for nothing signals it to a test."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        await asyncio.sleep(0.01)
+
+
 def main() -> None:
     """A dispatch worker for the tests that kill it: STORE URL CONCURRENCY, until it is ended."""
     logging.basicConfig(level=logging.ERROR)
     bench = Bench(Store(sys.argv[1], durable=False))
-    bench.subscribe("crm", {"url": sys.argv[2]}, limits=Limits(concurrency=int(sys.argv[3])), retry=(0.05,) * 50)
+    limits, answers = Limits(concurrency=int(sys.argv[3])), ("reschedule", "forward")
+    bench.subscribe("crm", {"url": sys.argv[2]}, limits=limits, answers=answers, retry=(0.05,) * 50)
+    bench.derive("lead_score", "crm")
     while True:
         with contextlib.suppress(Evicted):
             asyncio.run(bench.dispatcher().run())

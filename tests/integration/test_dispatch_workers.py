@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import signal
 import subprocess
 import threading
@@ -319,3 +320,25 @@ def _judge(bench: Bench, log: list[Received]) -> None:
         # A killed worker may have had answers that it had not stored: those versions come again, one after the other.
         # One that a zombie sent late would stand alone.
         assert all(later <= earlier + 1 for earlier, later in itertools.pairwise(versions)), f"{key}: {versions}"
+
+
+def test_workers_forward_to_one_document_in_turn(bench: Bench, receiver: Receiver) -> None:
+    """Two workers get answers that all forward one document: its versions go on, and arrive in their order."""
+    bench.derive("lead_score", "crm")
+    bench.subscribe("crm", {"url": receiver.url}, answers=("forward",))
+    bench.subscribe("scores", {"url": receiver.url + "/scores"}, entity="lead_score")
+    keys = [f"k{number:02}" for number in range(40)]
+    for key in keys:
+        answer = {"forward": [{"entity": "lead_score", "key": "42", "data": {"of": key}}]}
+        receiver.behave("/hooks", containing=f'"subject":"{key}"', body=json.dumps(answer))
+
+    async def script(_: list[Dispatcher]) -> None:
+        await asyncio.to_thread(bench.commit, *keys)
+        await asyncio.to_thread(receiver.wait_for, 80)
+
+    share(bench, 2, script)
+
+    scores = [entry.json for entry in receiver.log() if entry.path == "/hooks/scores"]
+    assert [score["hubversion"] for score in scores] == list(range(1, 41))
+    assert sorted(score["data"]["document"]["of"] for score in scores) == keys
+    assert bench.rows() == []

@@ -130,7 +130,7 @@ def test_the_copy_holds_every_row_and_counts_on(kind: str, target_kind: str, mak
     assert stored_revision(target) == stored_revision(source)
     numbers = next_numbers(target)
     assert {name: n for name, n in numbers.items() if name not in ("name", "replay")} == dict.fromkeys(
-        ("attempt", "delivery", "document", "fan_out"), ROWS + 1
+        ("attempt", "delivery", "document", "fan_out", "lineage"), ROWS + 1
     )
     assert numbers["name"] > max(row[0] for row in before["name"])  # a SQLite store keeps no account of these
     assert numbers["replay"] > max(row[0] for row in before["replay"])

@@ -321,19 +321,25 @@ def test_what_is_wrong_without_a_catalogue(tmp_path: Path, file: str, old: str, 
 
 
 def test_nothing_is_asked_of_a_derived_entity(tmp_path: Path) -> None:
-    """It has no table to look for, only this version to wait for; a destination that may not forward is a note."""
+    """It has no table to look for; a destination that may not forward is a note."""
     more = {"entities/score.yaml": "entity: score\nderived: true\nfrom: [crm]\n"}
 
     problems, notes = judged(project(tmp_path, more=more))
 
-    assert [problem.what for problem in problems] == ["This version does not have derived entities yet."]
+    assert problems == []
     assert any("may not forward" in note.what for note in notes)
+
+
+def test_a_destination_that_forwards_to_nothing_is_a_note(tmp_path: Path) -> None:
+    """All that it forwards would be parked."""
+    _, notes = judged(project(tmp_path, "destinations/crm.yaml", "connector:", "answers: [forward]\nconnector:"))
+
+    assert any("no derived entity is `from` it" in note.what for note in notes)
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        ("destinations/crm.yaml", "connector:", "answers: [reschedule]\nconnector:", ["'answers'"]),
         (SUBSCRIPTION, "when:", "delivery: {mode: latest}\nwhen:", ["delivery mode 'latest'"]),
         (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", ["batches", "A batch of one never waits"]),
         (SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:", ["'delay'", "'delay' is not shorter"]),

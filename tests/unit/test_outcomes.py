@@ -1,4 +1,4 @@
-from hub.delivery import Outcome, OutcomeKind
+from hub.delivery import Forward, Outcome, OutcomeKind
 from hub.dispatch.health import Health
 from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, probe_delay
 from hub.dispatch.pace import Pace
@@ -15,10 +15,28 @@ def after(kind: OutcomeKind, attempts: int = 0, jitter: float = 0.0, **fields: f
 
 
 def test_a_delivered_one_is_settled() -> None:
-    """What the receiver took is done with, also when it asks for it anew later, which no answer may do yet."""
+    """What the receiver took is done with, and what it forwards is issued."""
+
+    document = Forward("lead_score", "42", b"{}")
 
     assert after(OutcomeKind.DELIVERED) == (Step.SETTLE, 1, 0)
-    assert after(OutcomeKind.RESCHEDULE) == (Step.SETTLE, 1, 0)
+    for kind in (OutcomeKind.DELIVERED, OutcomeKind.RESCHEDULE):
+        assert follow(Outcome(kind, forward=(document,)), 0, POLICY, NOW, 0).forward == (document,)
+
+
+def test_a_rescheduled_one_waits_for_its_time() -> None:
+    """A second at least: no receiver is asked in a circle as fast as it answers; and not past the end of clocks."""
+
+    assert after(OutcomeKind.RESCHEDULE, after=3600.0) == (Step.RESCHEDULE, 1, 3600)
+    assert after(OutcomeKind.RESCHEDULE, after=0.0) == (Step.RESCHEDULE, 1, 1)
+    assert after(OutcomeKind.RESCHEDULE) == (Step.RESCHEDULE, 1, 1)
+    assert after(OutcomeKind.RESCHEDULE, after=float("inf"))[2] == 100 * 365 * 86400
+
+
+def test_an_expected_no_is_done_with() -> None:
+    """It is neither parked nor an alarm: there is nothing to mend."""
+
+    assert follow(Outcome(OutcomeKind.REFUSED, "unsubscribed", expected=True), 0, POLICY, NOW, 0).step is Step.DROP
 
 
 def test_retries_follow_the_schedule_and_then_park() -> None:
