@@ -63,12 +63,13 @@ def fold(waiting: Iterable[Waiting], policy: DeliveryPolicy) -> list[Waiting]:
 
 
 def _belong_together(older: Waiting, newer: Waiting, policy: DeliveryPolicy) -> bool:
-    """What a replay or a receiver asked for is sent as it is."""
+    """What a replay or a receiver asked for is sent as it is; so is what was due, where every version is wanted."""
     if not all(not one.fixed and one.delivery.replay_id is None and not one.delivery.turn for one in (older, newer)):
         return False
     if policy.mode == "latest":
         return True
-    return not older.begun and newer.delivery.created_at < due_at(older.delivery, policy)
+    waits_for_retry = older.delivery.attempts > 0 or bool(older.reason)
+    return not waits_for_retry and newer.delivery.created_at < due_at(older.delivery, policy)
 
 
 def _merge(older: Waiting, newer: Waiting, policy: DeliveryPolicy) -> Waiting | None:

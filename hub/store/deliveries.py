@@ -139,15 +139,18 @@ class Deliveries:
             f" due_at = {mark}, created_at = {mark}, reason = {mark} WHERE seq = {mark}"
         )
         self._attempt_row = f"({', '.join([mark] * len(_ATTEMPT))})"
-        number = sa.literal_column("0") if store.is_sqlite else _SLICE
-        self._rows = sa.select(*_COLUMNS, number.label("slice"), delivery.c.reason)
+        number = "0" if store.is_sqlite else _OF_SLICE
+        self._rows = sa.select(*_COLUMNS, sa.literal_column(number).label("slice"), delivery.c.reason)
         if not store.is_sqlite:
             self._rows = self._rows.join(_SHARE, sa.and_(_SHARE.c.subscription_id == delivery.c.subscription_id, _HELD))
         self._pending = self._rows.where(_PENDING)
         # One look-up in the index for each document; see hub.store.images.
-        waiting = f"{', '.join(f'delivery.{column.name}' for column in _COLUMNS)}"
-        waiting += f", {number.text} AS slice, delivery.before_version, delivery.cause, delivery.reason"
-        where = f"entity_id = {mark} AND key = w.value AND subscription_id = {mark} AND state = {int(State.PENDING)}"
+        columns = ", ".join(f"delivery.{column.name}" for column in _COLUMNS)
+        waiting = f"{columns}, {number} AS slice, delivery.before_version, delivery.cause, delivery.reason"
+        where = (
+            f"delivery.entity_id = {mark} AND delivery.key = w.value AND delivery.subscription_id = {mark}"
+            f" AND delivery.state = {int(State.PENDING)}"
+        )
         self._waiting = f"SELECT {waiting} FROM " + (
             f"json_each(?) w CROSS JOIN delivery WHERE {where}"
             if store.is_sqlite
@@ -446,7 +449,6 @@ _SHARE = (
     .render_derived(name="share")
 )
 _OF_SLICE = f"(hashtextextended(delivery.key, delivery.entity_id) & {SLICES - 1})::integer"
-_SLICE: sa.ColumnClause[int] = sa.literal_column(_OF_SLICE)
 _HELD = sa.text(f"(share.mask >> {_OF_SLICE}) & 1 = 1")
 
 

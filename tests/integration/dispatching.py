@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import connectors.http
 from hub.catalogue import Kind
 from hub.connector import read_settings
 from hub.dispatch.dispatcher import Dispatcher
+from hub.dispatch.outcomes import SECOND
 from hub.documents import Field, Shape
 from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
 from hub.store import tables
@@ -27,6 +29,37 @@ from hub.subscriptions import Subscription
 
 SHAPE = Shape({"n": Field(Kind.INTEGER)})
 KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR}
+
+
+class MovableClock:
+    """Real time, plus what a test adds to it."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
+        self._moved = asyncio.Event()
+        self.waits: list[int] = []
+
+    def now(self) -> int:
+        return now() + self._ahead
+
+    async def until(self, moment: int) -> None:
+        self.waits.append(moment)
+        while self.now() < moment:
+            self._moved = asyncio.Event()  # of this loop
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), (moment - self.now()) / SECOND)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += round(seconds * SECOND)
+        self._moved.set()
+
+
+async def reached(condition: Callable[[], bool], timeout: float = 20.0, every: float = 0.01) -> None:
+    """What another process or the store shows; looked at often, for nothing signals it to a test."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        await asyncio.sleep(every)
 
 
 class Bench:
@@ -41,12 +74,21 @@ class Bench:
         self.versions: dict[str, int] = {}
 
     def subscribe(
-        self, name: str, settings: dict[str, Any], *, limits: Limits | None = None, body: Any = None, **policy: Any
+        self,
+        name: str,
+        settings: dict[str, Any],
+        *,
+        limits: Limits | None = None,
+        body: Any = None,
+        match: Any = None,
+        **policy: Any,
     ) -> None:
         """A subscription with a destination of the same name."""
         connector = "file" if "path" in settings else "http"
         self.destinations[name] = Destination(name, connector, limits or Limits(), settings=settings)
-        self.configs[name] = SubscriptionConfig(name, "order", name, body=body, delivery=DeliveryPolicy(**policy))
+        self.configs[name] = SubscriptionConfig(
+            name, "order", name, match, body=body, delivery=DeliveryPolicy(**policy)
+        )
         self.store.name_id("subscription", name)
 
     def commit(self, *keys: str, to: list[str] | None = None, created_at: int | None = None) -> None:
@@ -114,8 +156,7 @@ class Bench:
             **arguments,
         )
 
-    @staticmethod
-    def _opener(destination: Destination) -> Callable[[], Any]:
+    def _opener(self, destination: Destination) -> Callable[[], Any]:
         kind = KINDS[destination.connector]
         settings: Any = read_settings(kind, destination)  # type: ignore[arg-type]
         return lambda: kind.open(settings, destination.limits)

@@ -1,14 +1,13 @@
 """The dispatch role on a real store, to a receiver that is a process of its own."""
 
 import asyncio
-import contextlib
 import itertools
 import json
 import signal
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from hub.project import Limits
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.deliveries import Deliveries, set_subscription_state
-from tests.integration.dispatching import Bench, start_worker
+from tests.integration.dispatching import Bench, MovableClock, reached, start_worker
 from tests.receiver import Received, Receiver
 
 pytestmark = pytest.mark.integration
@@ -41,37 +40,6 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
 def receiver(tmp_path: Path) -> Iterator[Receiver]:
     with Receiver(tmp_path) as receiver:
         yield receiver
-
-
-class MovableClock:
-    """Real time, plus what a test adds to it."""
-
-    def __init__(self) -> None:
-        self._ahead = 0
-        self._moved = asyncio.Event()
-        self.waits: list[int] = []
-
-    def now(self) -> int:
-        return now() + self._ahead
-
-    async def until(self, moment: int) -> None:
-        self.waits.append(moment)
-        while self.now() < moment:
-            self._moved.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), (moment - self.now()) / SECOND)
-
-    def advance(self, seconds: float) -> None:
-        self._ahead += round(seconds * SECOND)
-        self._moved.set()
-
-
-async def reached(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    """What another process or the store shows; looked at often, for nothing signals it to a test."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        await asyncio.sleep(0.01)
 
 
 def keyed(log: list[Received]) -> list[tuple[str, int]]:

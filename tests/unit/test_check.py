@@ -334,9 +334,7 @@ def test_nothing_is_asked_of_a_derived_entity(tmp_path: Path) -> None:
     ("file", "old", "new", "said"),
     [
         ("destinations/crm.yaml", "connector:", "answers: [reschedule]\nconnector:", ["'answers'"]),
-        (SUBSCRIPTION, "when:", "delivery: {mode: latest}\nwhen:", ["delivery mode 'latest'"]),
         (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", ["batches", "A batch of one never waits"]),
-        (SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:", ["'delay'", "'delay' is not shorter"]),
     ],
 )
 def test_what_this_version_does_not_do_is_refused(
