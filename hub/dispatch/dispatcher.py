@@ -69,6 +69,7 @@ class Route:
         self.queue = Queue()
         self.standing = ""  # paused or disabled: nothing of it begins
         self.anew = False  # its backlog is to be read from the start
+        self.missed = False  # so it is once the store knows what became of attempts
         self.parks = False  # it has parked deliveries, which an accepted one may supersede
         self.merges = merges(self.policy)
         self.swept: int | None = 0 if self.merges else None  # up to this seq its backlog is merged; None: all of it
@@ -472,7 +473,15 @@ class Dispatcher:
             else:
                 queue.behind = True
 
+    def _miss(self, route: Route, deliveries: Iterable[Delivery]) -> None:
+        """Of one that waits after an attempt the store may not know that yet, and memory no more: it is read later."""
+        if self._results.waiting:
+            lanes, waiting = route.queue.lanes, self._results.waiting
+            missed = any(one.seq in waiting and (one.entity_id, one.key) not in lanes for one in deliveries)
+            route.missed = route.missed or missed
+
     def _add(self, route: Route, delivery: Delivery) -> None:
+        self._miss(route, (delivery,))
         if delivery.seq not in self._results.writing and delivery.slice in route.worker.slices:
             self._offer(route, route.queue.add(delivery))
 
@@ -527,7 +536,7 @@ class Dispatcher:
 
     # Merging: of what waits of a document the newest stays, for subscriptions that want it so
 
-    async def _merge(self, route: Route, pending: Iterable[Delivery]) -> list[Delivery]:
+    async def _merge(self, route: Route, pending: Sequence[Delivery]) -> list[Delivery]:
         """Merge what waits of these deliveries' documents, in the store and in memory. What is left and in no lane."""
         queue, worker = route.queue, route.worker
         async with worker.merging:
@@ -535,6 +544,7 @@ class Dispatcher:
             lanes = [queue.lanes[key] for key in keys if key in queue.lanes]
             fixed = {lane.head.seq for lane in lanes if lane.items and not worker.recall(lane)} | self._results.writing
             merge = self._deliveries.merge, route.id, keys, route.policy, fixed, queue.may_have_begun
+            self._miss(route, pending)
             merged = await self._write(*merge)
             for seq in merged.gone:
                 queue.begun.discard(seq)
@@ -782,7 +792,9 @@ class Dispatcher:
         await self._write(self._deliveries.write, changes)
 
     def _wrote(self, changes: Changes) -> None:
-        if changes.disabled or any(route.unmerged for route in self._routes.values()):
+        for route in self._routes.values():
+            route.anew, route.missed = route.anew or route.missed, False
+        if changes.disabled or any(route.anew or route.unmerged for route in self._routes.values()):
             self._look_again.set()
         self._quiet.set()
         if self._stored:

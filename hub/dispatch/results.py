@@ -37,6 +37,7 @@ class Results:
         self._unwritten: deque[Changes] = deque([Changes()])
         self._to_write = asyncio.Event()
         self.writing: set[int] = set()  # seqs whose outcome is not in the store yet
+        self.waiting: set[int] = set()  # those of them that stay pending
         self.disabling: dict[int, str] = {}  # by subscription id: the store does not know yet
         self._remembered: dict[str, float] = {}  # by destination: when its state was stored; inf: not yet
 
@@ -54,6 +55,8 @@ class Results:
         """It stays."""
         self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
         self.writing.add(delivery.seq)
+        if state is State.PENDING:
+            self.waiting.add(delivery.seq)
 
     def disable(self, subscription_id: int, reason: str) -> None:
         self._changes().disabled[subscription_id] = reason
@@ -114,6 +117,7 @@ class Results:
 
     def _forget(self, changes: Changes) -> None:
         self.writing.difference_update(changes.settled, (update.seq for update in changes.updates))
+        self.waiting.difference_update(update.seq for update in changes.updates)
         for id in changes.disabled:
             self.disabling.pop(id, None)
         later = {name for unwritten in self._unwritten for name in unwritten.destinations}

@@ -34,6 +34,7 @@ class Crm:
     def __init__(self) -> None:
         self.down = ""
         self.gate: asyncio.Event | None = None
+        self.fault = OutcomeKind.HELD  # what comes of an attempt then
         self.lost = False  # it accepts, and its answers get lost
         self.calls = 0
         self.received: list[tuple[str, int, str]] = []  # key, version, event
@@ -44,11 +45,11 @@ class Crm:
         if self.gate is not None:
             await self.gate.wait()
         if self.down:
-            return [Outcome(OutcomeKind.HELD, self.down)] * len(messages)
+            return [Outcome(self.fault, self.down)] * len(messages)
         for message in messages:
             self._take(message)
         if self.lost:
-            return [Outcome(OutcomeKind.HELD, "reset")] * len(messages)
+            return [Outcome(self.fault, "reset")] * len(messages)
         return [Outcome(OutcomeKind.DELIVERED)] * len(messages)
 
     def _take(self, message: Message) -> None:
@@ -296,11 +297,12 @@ def test_each_receiver_ends_with_its_set(bench: MergingBench, seed: int) -> None
     Each subscriber's set is kept from its deliveries alone.
     """
     chance = random.Random(seed)
-    match = {"n": [{">=": 5}]}
-    bench.subscribe("all", {"url": "http://a.test"}, mode="latest")
-    bench.subscribe("some", {"url": "http://b.test"}, match=match, mode="latest", delay=2.0)
-    bench.subscribe("each", {"url": "http://c.test"}, match=match)
-    bench.subscribe("calm", {"url": "http://d.test"}, match=match, delay=4.0)
+    match, retry = {"n": [{">=": 5}]}, (1.0,) * 1000
+    bench.crm.fault = OutcomeKind.RETRY  # one that fails alone would be parked as its own fault
+    bench.subscribe("all", {"url": "http://a.test"}, retry=retry, mode="latest")
+    bench.subscribe("some", {"url": "http://b.test"}, match=match, retry=retry, mode="latest", delay=2.0)
+    bench.subscribe("each", {"url": "http://c.test"}, match=match, retry=retry)
+    bench.subscribe("calm", {"url": "http://d.test"}, match=match, retry=retry, delay=4.0)
 
     async def script(_: Dispatcher) -> None:
         for _ in range(30):
