@@ -351,6 +351,13 @@ def test_what_this_version_does_not_do_is_refused(
         refuse_later(found)
 
 
+def test_a_delay_that_outlasts_a_delivery_is_refused(tmp_path: Path) -> None:
+    """Everything would be parked before it was sent."""
+    (problem,) = judged(project(tmp_path, SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:"), None)[0]
+
+    assert "'delay' is not shorter than 'expire'" in problem.what
+
+
 def test_a_projects_own_connectors_are_refused(tmp_path: Path) -> None:
     """They are not loaded yet, so a file that waits for it is named."""
     (problem,) = judged(project(tmp_path, more={"connectors/fax.py": ""}), None)[0]
