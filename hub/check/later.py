@@ -40,9 +40,5 @@ def _found(project: Project) -> Iterator[Found]:
 
 def _of_subscription(subscription: SubscriptionConfig) -> Iterator[Found]:
     policy, default, places = subscription.delivery, DeliveryPolicy(), subscription.places
-    if policy.mode != default.mode:
-        yield places.get("delivery.mode"), f"delivery mode {policy.mode!r}", "Delete it: every version is sent."
     if (policy.batch_size, policy.batch_wait) != (default.batch_size, default.batch_wait):
         yield places.get("delivery.batch"), "batches", "Delete it: each version is sent by itself."
-    if policy.delay != default.delay:
-        yield places.get("delivery.delay"), "'delay'", "Delete it: versions are sent as they come."

@@ -32,8 +32,9 @@ from hub.connector import Connector
 from hub.delivery import Attempt, Delivery, Forwarded, Message, Origin, Outcome, OutcomeKind, State
 from hub.dispatch.answers import admit
 from hub.dispatch.health import WELL, DestinationState, Health
-from hub.dispatch.lanes import LANE, WINDOW, Lane, Queue
+from hub.dispatch.lanes import LANE, WINDOW, Lane, LaneKey, Queue
 from hub.dispatch.lease import Lease
+from hub.dispatch.merging import due_at, merges
 from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
@@ -77,7 +78,12 @@ class Route:
         self.queue = Queue()
         self.standing = ""  # paused or disabled: nothing of it begins
         self.anew = False  # its backlog is to be read from the start
+        self.missed = False  # so it is once the store knows what became of attempts
         self.parks = False  # it has parked deliveries, which an accepted one may supersede
+        self.merges = merges(self.policy)
+        self.swept: int | None = 0 if self.merges else None  # up to this seq its backlog is merged; None: all of it
+        self.unmerged: set[LaneKey] = set()  # what was on its way comes back, and others wait behind it
+        self.inherits = True  # others may have begun what is in the queue
 
     @property
     def name(self) -> str:
@@ -269,7 +275,8 @@ class Dispatcher:
     def _read_anew(self, worker: Worker) -> None:
         """Others have had some of its deliveries: those before the cursor too may be for us. Ours are known as such."""
         for route in self._routes.values():
-            route.anew = route.anew or route.worker is worker
+            if route.worker is worker:
+                route.anew = route.inherits = True
         self._look_again.set()
 
     async def let_go(self, slices: Set[Slice]) -> None:
@@ -280,6 +287,8 @@ class Dispatcher:
                 if route.worker is worker:
                     route.queue.leave(leaving)
             await worker.landed(leaving)
+            async with worker.merging:  # a merge that still had some of them is over
+                pass
         await self._results.stored()
 
     async def may_probe(self, worker: Worker) -> bool:
@@ -345,7 +354,7 @@ class Dispatcher:
             return True
         soon = self._clock.now() + PATIENCE
         return not (route.queue.behind and route.queue.room) and all(
-            lane.standing and (not lane.busy or lane.head.due_at > soon) for lane in route.queue.lanes.values()
+            lane.standing and (not lane.busy or lane.due > soon) for lane in route.queue.lanes.values()
         )
 
     async def _finished(self, finish: asyncio.Event) -> None:
@@ -382,6 +391,8 @@ class Dispatcher:
             while self._refills:
                 await self._refill(self._refills.popleft())
             for route in self._routes.values():
+                await self._merge_unmerged(route)
+                await self._sweep(route)
                 await self._read_backlog(route)
             self._looked = True
             self._pump()
@@ -393,6 +404,12 @@ class Dispatcher:
         for route in anew:
             route.anew = False
             route.queue.cursor, route.queue.behind = 0, True
+            self._begin_sweep(route)
+        inheriting = [route for route in self._routes.values() if route.inherits]
+        if inheriting:
+            last = await self._read(self._deliveries.last)
+            for route in inheriting:
+                route.inherits, route.queue.inherited = False, last
         if anew:
             parked = await self._read(self._deliveries.parked_subscriptions)
             for route in anew:
@@ -407,10 +424,18 @@ class Dispatcher:
         for route in self._routes.values():
             await self._stand_or_go(route, self._results.disabling.get(route.id) or look.standing.get(route.id, ""))
         await self._take_released(look)
+        merging: dict[int, list[Delivery]] = {id: [] for id, route in self._routes.items() if route.merges}
         for delivery in look.fresh:
-            self._take_fresh(delivery)
+            if delivery.subscription_id in merging:
+                merging[delivery.subscription_id].append(delivery)
+            else:
+                self._take_fresh(delivery)
+        for id, deliveries in merging.items():
+            for delivery in await self._merge(self._routes[id], deliveries) if deliveries else ():
+                self._take_fresh(delivery)
         if not look.whole:  # more has come than one look takes
             for route in self._routes.values():
+                self._begin_sweep(route)
                 route.queue.behind = True
                 route.anew = not self._store.is_sqlite
             self._look_again.set()
@@ -477,7 +502,15 @@ class Dispatcher:
             else:
                 queue.behind = True
 
+    def _miss(self, route: Route, deliveries: Iterable[Delivery]) -> None:
+        """Of one that waits after an attempt the store may not know that yet, and memory no more: it is read later."""
+        if self._results.waiting:
+            lanes, waiting = route.queue.lanes, self._results.waiting
+            missed = any(one.seq in waiting and (one.entity_id, one.key) not in lanes for one in deliveries)
+            route.missed = route.missed or missed
+
     def _add(self, route: Route, delivery: Delivery) -> None:
+        self._miss(route, (delivery,))
         if delivery.seq not in self._results.writing and delivery.slice in route.worker.slices:
             self._offer(route, route.queue.add(delivery))
 
@@ -487,9 +520,10 @@ class Dispatcher:
             return
         if self._stands(route, lane):
             route.queue.forget(lane)
-        elif lane.head.due_at > self._clock.now():
+        elif due_at(lane.head, route.policy) > self._clock.now():
             self._wait_for(route, lane)
         else:
+            lane.due = 0
             route.worker.offer(lane)
 
     @staticmethod
@@ -500,11 +534,13 @@ class Dispatcher:
     def _wait_for(self, route: Route, lane: Lane) -> None:
         route.queue.stand(lane)
         self._read_on(route.queue)
-        lane.due = due_at = min(lane.head.due_at, expires_at(lane.head.created_at, route.policy))
-        self._alarms.at(due_at, lambda: self._due(route, lane, due_at))
+        due = min(due_at(lane.head, route.policy), expires_at(lane.head.created_at, route.policy))
+        if lane.due != due:
+            lane.due = due
+            self._alarms.at(due, lambda: self._due(route, lane, due))
 
-    def _due(self, route: Route, lane: Lane, due_at: int) -> None:
-        if lane.due == due_at and route.queue.lanes.get(lane.key) is lane and not route.standing:
+    def _due(self, route: Route, lane: Lane, due: int) -> None:
+        if lane.due == due and route.queue.lanes.get(lane.key) is lane and not route.standing:
             lane.due = 0
             route.worker.offer(lane)
             route.worker.pump()
@@ -513,8 +549,8 @@ class Dispatcher:
         queue = route.queue
         while queue.behind and not route.standing and queue.room >= PAGE:
             page = await self._read(self._deliveries.backlog, route.id, self._share[route.id], queue.cursor)
-            for delivery in page:
-                queue.cursor = delivery.seq
+            queue.cursor = page[-1].seq if page else queue.cursor
+            for delivery in await self._merge(route, page) if route.merges else page:
                 self._add(route, delivery)
             queue.behind = len(page) == PAGE
             route.worker.pump()
@@ -531,21 +567,81 @@ class Dispatcher:
         unsent = [delivery for delivery in page if delivery.seq not in self._results.writing]
         self._offer(route, lane.queue.refill(lane, unsent, more=len(page) == LANE))
 
+    # Merging: of what waits of a document the newest stays, for subscriptions that want it so
+
+    async def _merge(self, route: Route, pending: Sequence[Delivery]) -> list[Delivery]:
+        """Merge what waits of these deliveries' documents, in the store and in memory. What is left and in no lane."""
+        queue, worker = route.queue, route.worker
+        async with worker.merging:
+            keys = {(one.entity_id, one.key) for one in pending if one.slice in worker.slices}
+            lanes = [queue.lanes[key] for key in keys if key in queue.lanes]
+            fixed = {lane.head.seq for lane in lanes if lane.items and not worker.recall(lane)} | self._results.writing
+            merge = self._deliveries.merge, route.id, keys, route.policy, fixed, queue.may_have_begun
+            self._miss(route, pending)
+            merged = await self._write(*merge)
+            for seq in merged.gone:
+                queue.begun.discard(seq)
+                worker.health.forget(seq)
+            queue.begun.update(one.delivery.seq for one in merged.changed if one.begun)
+            waiting: dict[LaneKey, list[Delivery]] = {key: [] for key in keys}
+            for one in merged.waiting:
+                waiting[one.delivery.entity_id, one.delivery.key].append(one.delivery)
+            for key in keys & queue.lanes.keys():
+                self._take_merged(route, queue.lanes[key], waiting.pop(key), fixed)
+        self._read_on(queue)
+        return [one for deliveries in waiting.values() for one in deliveries]
+
+    def _take_merged(self, route: Route, lane: Lane, waiting: Sequence[Delivery], fixed: Set[int]) -> None:
+        if lane.queue.merged(lane, waiting, fixed) or (lane.due and lane.items):
+            self._offer(route, lane)
+        if lane.items and not lane.flying and lane.head.seq in self._results.writing:
+            self._merge_behind(route, lane)
+
+    def _merge_behind(self, route: Route, lane: Lane) -> None:
+        """It was tried, and others may wait behind it: merge them once the store knows how it went."""
+        if route.merges and (len(lane.items) > 1 or lane.cut):
+            route.unmerged.add(lane.key)
+            self._look_again.set()
+
+    async def _merge_unmerged(self, route: Route) -> None:
+        lanes = [route.queue.lanes[key] for key in route.unmerged if key in route.queue.lanes]
+        heads = [lane.head for lane in lanes if lane.items and lane.head.seq not in self._results.writing]
+        route.unmerged = {lane.key for lane in lanes if lane.items and lane.head.seq in self._results.writing}
+        if heads:
+            await self._merge(route, heads)
+
+    def _begin_sweep(self, route: Route) -> None:
+        if route.merges and route.swept is None:
+            route.swept = 0
+
+    async def _sweep(self, route: Route) -> None:
+        """Merge a page of the backlog, read or not: so the store's queue is bounded while nothing goes out."""
+        if route.swept is None:
+            return
+        page = await self._read(self._deliveries.backlog, route.id, self._share[route.id], route.swept)
+        await self._merge(route, page)
+        route.swept = page[-1].seq if len(page) == PAGE else None
+        if route.swept is not None:
+            self._look_again.set()
+
     # Bodies
 
     async def messages(self, lanes: Sequence[Lane]) -> list[tuple[Lane, Message]]:
-        runs, loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
-        if runs != self._runs:
-            await self._compile_anew(runs)
-        prepared = []
-        for lane in lanes:
-            route = self._by_queue[lane.queue]
-            if lane.queue.lanes.get(lane.key) is not lane or self._stands(route, lane):
-                continue
-            message = self._message(route, lane, loaded.get(lane.head.seq))
-            if message:
-                prepared.append((lane, message))
-        return prepared
+        async with self._by_queue[lanes[0].queue].worker.merging:
+            runs, loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
+            if runs != self._runs:
+                await self._compile_anew(runs)
+            found = [(lane, self._prepare(lane, loaded)) for lane in lanes]
+            return [(lane, message) for lane, message in found if message is not None]
+
+    def _prepare(self, lane: Lane, loaded: Mapping[int, Loaded]) -> Message | None:
+        route = self._by_queue[lane.queue]
+        if lane.queue.lanes.get(lane.key) is not lane or self._stands(route, lane):
+            return None
+        if route.merges and due_at(lane.head, route.policy) > self._clock.now():  # its quiet time began anew
+            self._wait_for(route, lane)
+            return None
+        return self._message(route, lane, loaded.get(lane.head.seq))
 
     async def _compile_anew(self, runs: Runs) -> None:
         """A stream has begun, or begun anew: `changed` goes by the columns that its entities have by now.
@@ -654,9 +750,10 @@ class Dispatcher:
         self._advance(route, lane)
 
     def _wait(self, route: Route, lane: Lane, following: Following) -> None:
-        due_at = min(following.due_at, expires_at(lane.head.created_at, route.policy))
-        self._results.update(lane.head, State.PENDING, following.attempts, due_at, following.reason)
-        lane.items[0] = msgspec.structs.replace(lane.head, attempts=following.attempts, due_at=due_at)
+        due = min(following.due_at, expires_at(lane.head.created_at, route.policy))
+        self._results.update(lane.head, State.PENDING, following.attempts, due, following.reason)
+        lane.items[0] = msgspec.structs.replace(lane.head, attempts=following.attempts, due_at=due)
+        self._merge_behind(route, lane)
         if self._stands(route, lane):
             route.queue.forget(lane)
         else:
@@ -670,6 +767,7 @@ class Dispatcher:
             route.queue.forget(lane)
         else:
             route.worker.doubt(lane)
+            self._merge_behind(route, lane)
 
     def _disable(self, route: Route, lane: Lane, following: Following) -> None:
         log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
@@ -755,9 +853,12 @@ class Dispatcher:
     # Writing
 
     def _wrote(self, changes: Changes) -> None:
-        for due_at in {update.due_at for update in changes.updates if update.state is State.RESCHEDULED}:
-            self._alarms.at(due_at, self._again.set)
-        if changes.disabled or changes.forwarded:
+        for due in {update.due_at for update in changes.updates if update.state is State.RESCHEDULED}:
+            self._alarms.at(due, self._again.set)
+        for route in self._routes.values():
+            route.anew, route.missed = route.anew or route.missed, False
+        unread = any(route.anew or route.unmerged for route in self._routes.values())
+        if changes.disabled or changes.forwarded or unread:
             self._look_again.set()
         self._quiet.set()
 

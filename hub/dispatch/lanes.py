@@ -6,7 +6,7 @@ left there too, and read once the lane goes on.
 """
 
 from collections import deque
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 
 from hub.delivery import Delivery, Origin
 
@@ -51,6 +51,8 @@ class Queue:
         self.behind = True  # the store has pending ones past the cursor that were not read
         self.size = 0  # in memory, of lanes that do not stand
         self.standing = 0  # lanes
+        self.begun: set[int] = set()  # seqs of deliveries that are not settled and whose attempt has begun
+        self.inherited = 0  # attempts of deliveries up to this seq may have begun in another process
 
     @property
     def room(self) -> int:
@@ -115,6 +117,7 @@ class Queue:
         """Its first was parked and holds the later ones, until an operator retries or discards it."""
         self.stand(lane)
         first = lane.items.popleft()
+        self.begun.discard(first.seq)
         lane.parked = first.seq
         lane.cut = lane.cut or first.seq
         lane.busy = lane.flying = False
@@ -144,6 +147,7 @@ class Queue:
             self._unstand(lane)
         gone = lane.items.popleft()
         lane.released.discard(gone.seq)
+        self.begun.discard(gone.seq)
         self.size -= 1
         lane.busy = lane.flying = False
         if not lane.items and not lane.cut:
@@ -163,6 +167,27 @@ class Queue:
         lane.cut = lane.items[-1].seq if more and lane.items else 0
         if not lane.items:
             del self.lanes[lane.key]
+        return self._offer(lane)
+
+    def may_have_begun(self, seq: int) -> bool:
+        return seq <= self.inherited or seq in self.begun
+
+    def merged(self, lane: Lane, waiting: Sequence[Delivery], fixed: Set[int]) -> Lane | None:
+        """All that waits in its document's store is this now; of the lane only what is `fixed` stays.
+
+        The lane, when it was idle and is to be sent now.
+        """
+        if lane.standing and not lane.busy:
+            return None  # a parked one holds them
+        items = [item for item in lane.items if item.seq in fixed] + list(waiting)
+        in_memory = 1 if lane.standing else LANE
+        left = [item.seq for item in items[in_memory:]]
+        lane.cut = min(left) - 1 if left else 0
+        if not lane.standing:
+            self.size += min(len(items), in_memory) - len(lane.items)
+        lane.items = deque(items[:in_memory])
+        if not items:
+            self.forget(lane)
         return self._offer(lane)
 
     def forget(self, lane: Lane) -> None:

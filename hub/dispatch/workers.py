@@ -58,6 +58,7 @@ class Worker:
         self.probing = False  # the next attempt at a held destination is ours
         self.stopping = False
         self.closed = False
+        self.merging = asyncio.Lock()  # had by whoever merges what waits, and while bodies are read
         self.slices = EVERY  # of the destination's documents: only these are ours
         self.concurrency = limits.concurrency
         self._office = office
@@ -113,6 +114,18 @@ class Worker:
                 self._doubtful.remove(entry)
                 return entry[1]
         return None
+
+    def recall(self, lane: Lane) -> bool:
+        """Its body may be out of date: have it rendered anew. False when it is on its way, or just about to be."""
+        if lane.flying:
+            return False
+        rendered = next((pair for pair in self._messages if pair[0] is lane), None)
+        if rendered is not None:
+            if self.health.held:  # it is the probe
+                return False
+            self._messages.remove(rendered)
+            self._ready.appendleft(lane)
+        return True
 
     def drop(self, queue: Queue) -> None:
         """Forget the lanes of a subscription that stands still; those on their way end."""
@@ -173,6 +186,7 @@ class Worker:
         self._pace.take(self._clock.now())
         for lane, _ in group:
             lane.flying = True
+            lane.queue.begun.add(lane.head.seq)
         task = asyncio.get_running_loop().create_task(self._flight(group, self.health.held))
         self._flights[task] = [lane for lane, _ in group]
         task.add_done_callback(self._landed)

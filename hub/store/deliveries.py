@@ -5,8 +5,9 @@ index is needed for that, and none is paid for at each insert. On Postgres, tran
 any order, and several workers read: each looks for what has become visible since its last look, in its own slices.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -15,8 +16,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from hub.delivery import Attempt, Delivery, Forwarded, State
 from hub.dispatch.health import WELL, DestinationState
+from hub.dispatch.merging import Merged, Waiting, merge_documents
 from hub.dispatch.slices import SLICES
 from hub.documents import Cause, Event
+from hub.project import DeliveryPolicy
 from hub.store import tables
 from hub.store.database import Store
 from hub.store.forwards import Forwards
@@ -139,12 +142,29 @@ class Deliveries:
             f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE state <> 0 AND state = {int(State.PARKED)}"
             f" AND entity_id = {mark} AND key = {mark} AND version < {mark} AND subscription_id = {mark}"
         )
+        self._merge = (
+            f"UPDATE delivery SET event = {mark}, cause = {mark}, before_version = {mark}, attempts = {mark},"
+            f" due_at = {mark}, created_at = {mark}, reason = {mark} WHERE seq = {mark}"
+        )
         self._attempt_row = f"({', '.join([mark] * len(_ATTEMPT))})"
-        number = sa.literal_column("0") if store.is_sqlite else _SLICE
-        self._rows = sa.select(*_COLUMNS, number.label("slice"), delivery.c.reason)
+        number = "0" if store.is_sqlite else _OF_SLICE
+        self._rows = sa.select(*_COLUMNS, sa.literal_column(number).label("slice"), delivery.c.reason)
         if not store.is_sqlite:
             self._rows = self._rows.join(_SHARE, sa.and_(_SHARE.c.subscription_id == delivery.c.subscription_id, _HELD))
         self._pending = self._rows.where(_PENDING)
+        # One look-up in the index for each document; see hub.store.images.
+        columns = ", ".join(f"delivery.{column.name}" for column in _COLUMNS)
+        waiting = f"{columns}, {number} AS slice, delivery.before_version, delivery.cause, delivery.reason"
+        where = (
+            f"delivery.entity_id = {mark} AND delivery.key = w.value AND delivery.subscription_id = {mark}"
+            f" AND delivery.state = {int(State.PENDING)}"
+        )
+        self._waiting = f"SELECT {waiting} FROM " + (
+            f"json_each(?) w CROSS JOIN delivery WHERE {where}"
+            if store.is_sqlite
+            else f"unnest(%b::text[]) AS w(value) CROSS JOIN LATERAL (SELECT * FROM delivery WHERE {where} OFFSET 0)"
+            " AS delivery"
+        )
 
     @staticmethod
     def _of(share: Share) -> dict[str, Any]:
@@ -207,6 +227,14 @@ class Deliveries:
         with self.store.read() as connection:
             rows = connection.execute(query.order_by(delivery.c.seq).limit(PAGE), self._of({subscription_id: mask}))
             return _deliveries(rows)
+
+    def last(self) -> int:
+        """No delivery that is in the store now has a higher `seq`, whatever its transaction does."""
+        with self.store.read() as connection:
+            if self.store.is_sqlite:
+                return int(connection.execute(sa.select(sa.func.max(delivery.c.seq))).scalar() or 0)
+            sequence = "pg_sequence_last_value(pg_get_serial_sequence('delivery', 'seq'))"
+            return int(connection.exec_driver_sql(f"SELECT {sequence}").scalar() or 0)
 
     def any_pending(self, share: Share) -> bool:
         with self.store.read() as connection:
@@ -317,6 +345,47 @@ class Deliveries:
                 self.store.ring("dispatch", connection)
             self._write_states(connection, changes)
 
+    def merge(
+        self,
+        subscription_id: int,
+        keys: Collection[tuple[int, str]],
+        policy: DeliveryPolicy,
+        fixed: Set[int],
+        begun: Callable[[int], bool],
+    ) -> Merged:
+        """Merge what waits of these documents to one subscription, in one store transaction if there is something to.
+
+        `fixed`: seqs that stay as they are; `begun`: by seq, whether an attempt may have begun.
+        """
+
+        def read(connection: sa.Connection) -> Merged:
+            rows = self._read_waiting(connection, subscription_id, keys)
+            waiting = [_waiting(row, fixed, begun) for row in rows]
+            documents = groupby(waiting, lambda one: (one.delivery.entity_id, one.delivery.key))
+            return merge_documents((document for _, document in documents), policy)
+
+        with self.store.read() as connection:
+            merged = read(connection)
+        if not merged.gone:
+            return merged
+        with self._writing() as connection:
+            self._lock(connection, sorted({*merged.gone, *(one.delivery.seq for one in merged.waiting)}))
+            merged = read(connection)  # an operator may have taken one out meanwhile
+            if merged.gone:
+                connection.exec_driver_sql(self._delete, (statements(connection).keys(merged.gone),))
+            self._many(connection, self._merge, [_merged(one) for one in merged.changed])
+        return merged
+
+    def _read_waiting(
+        self, connection: sa.Connection, subscription_id: int, keys: Collection[tuple[int, str]]
+    ) -> list[Any]:
+        """By document and `seq`."""
+        rows: list[Any] = []
+        for entity_id in {entity_id for entity_id, _ in keys}:
+            names = statements(connection).keys([key for entity, key in keys if entity == entity_id])
+            rows += connection.exec_driver_sql(self._waiting, (names, entity_id, subscription_id))
+        return sorted(rows, key=lambda row: (row.entity_id, row.key, row.seq))
+
     @staticmethod
     def _lock(connection: sa.Connection, seqs: Sequence[int]) -> None:
         """In the order in which operators and replays lock them too, so that nobody waits in a circle."""
@@ -409,7 +478,6 @@ _SHARE = (
     .render_derived(name="share")
 )
 _OF_SLICE = f"(hashtextextended(delivery.key, delivery.entity_id) & {SLICES - 1})::integer"
-_SLICE: sa.ColumnClause[int] = sa.literal_column(_OF_SLICE)
 _HELD = sa.text(f"(share.mask >> {_OF_SLICE}) & 1 = 1")
 
 
@@ -478,6 +546,20 @@ def _loaded(row: Any) -> Loaded:
     _, version, event, cause, lsn, transaction, committed_at, body, before, hops = row
     found, event, cause = version is not None, _EVENTS[event], _CAUSES[cause]
     return Loaded(found, event, cause, lsn or 0, transaction or 0, committed_at or 0, body, before, hops or 0)
+
+
+def _waiting(row: Any, fixed: Set[int], begun: Callable[[int], bool]) -> Waiting:
+    *columns, before_version, cause, reason = row
+    one = Delivery(*columns)
+    tried = one.attempts > 0 or bool(reason) or begun(one.seq)
+    return Waiting(one, before_version, cause, reason, begun=tried, fixed=one.seq in fixed)
+
+
+def _merged(one: Waiting) -> tuple[Any, ...]:
+    sent = one.delivery
+    return (
+        sent.event, one.cause, one.before_version, sent.attempts, sent.due_at, sent.created_at, one.reason, sent.seq,
+    )  # fmt: skip
 
 
 def _updated(update: Update) -> tuple[Any, ...]:

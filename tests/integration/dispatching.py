@@ -31,6 +31,37 @@ SHAPE = Shape({"n": Field(Kind.INTEGER)})
 KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR}
 
 
+class MovableClock:
+    """Real time, plus what a test adds to it."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
+        self._moved = asyncio.Event()
+        self.waits: list[int] = []
+
+    def now(self) -> int:
+        return now() + self._ahead
+
+    async def until(self, moment: int) -> None:
+        self.waits.append(moment)
+        while self.now() < moment:
+            self._moved = asyncio.Event()  # of this loop
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._moved.wait(), (moment - self.now()) / SECOND)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += round(seconds * SECOND)
+        self._moved.set()
+
+
+async def reached(condition: Callable[[], bool], timeout: float = 20.0, every: float = 0.01) -> None:
+    """What another process or the store shows; looked at often, for nothing signals it to a test."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        await asyncio.sleep(every)
+
+
 class Bench:
     """A store of one entity `order`, subscriptions to it, and their destinations."""
 
@@ -140,8 +171,7 @@ class Bench:
     def _shape(self, config: SubscriptionConfig) -> Shape:
         return self.shape if config.entity == "order" else Shape({})
 
-    @staticmethod
-    def _opener(destination: Destination) -> Callable[[], Any]:
+    def _opener(self, destination: Destination) -> Callable[[], Any]:
         kind = KINDS[destination.connector]
         settings: Any = read_settings(kind, destination)  # type: ignore[arg-type]
         return lambda: kind.open(settings, destination.limits)
@@ -166,37 +196,6 @@ class Bench:
     def rows(self, table: sa.Table = tables.delivery) -> list[Any]:
         with self.store.read() as connection:
             return list(connection.execute(sa.select(table).order_by(*table.primary_key.columns)).all())
-
-
-class MovableClock:
-    """Real time, plus what a test adds to it."""
-
-    def __init__(self) -> None:
-        self._ahead = 0
-        self._moved = asyncio.Event()
-        self.waits: list[int] = []
-
-    def now(self) -> int:
-        return now() + self._ahead
-
-    async def until(self, moment: int) -> None:
-        self.waits.append(moment)
-        while self.now() < moment:
-            self._moved.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._moved.wait(), (moment - self.now()) / SECOND)
-
-    def advance(self, seconds: float) -> None:
-        self._ahead += round(seconds * SECOND)
-        self._moved.set()
-
-
-async def reached(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    """What another process or the store shows; looked at often, for nothing signals it to a test."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        await asyncio.sleep(0.01)
 
 
 def main() -> None:

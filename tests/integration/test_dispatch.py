@@ -498,7 +498,7 @@ def test_a_held_backlog_is_bounded_by_its_age(bench: Bench, receiver: Receiver) 
             clock.advance(360)  # a look that began before has set its next for later
             return bool(bench.rows()[0].state == State.PARKED)
 
-        await reached(parked)
+        await reached(parked, every=0.05)
 
     bench.run(script, clock=clock)
 

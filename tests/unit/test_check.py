@@ -340,9 +340,7 @@ def test_a_destination_that_forwards_to_nothing_is_a_note(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        (SUBSCRIPTION, "when:", "delivery: {mode: latest}\nwhen:", ["delivery mode 'latest'"]),
         (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", ["batches", "A batch of one never waits"]),
-        (SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:", ["'delay'", "'delay' is not shorter"]),
     ],
 )
 def test_what_this_version_does_not_do_is_refused(
@@ -357,6 +355,13 @@ def test_what_this_version_does_not_do_is_refused(
     assert (refused.file, refused.line > 0, bool(refused.remedy)) == (file, True, True)
     with pytest.raises(ProjectError, match="This version does not have"):
         refuse_later(found)
+
+
+def test_a_delay_that_outlasts_a_delivery_is_refused(tmp_path: Path) -> None:
+    """Everything would be parked before it was sent."""
+    (problem,) = judged(project(tmp_path, SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:"), None)[0]
+
+    assert "'delay' is not shorter than 'expire'" in problem.what
 
 
 def test_a_projects_own_connectors_are_refused(tmp_path: Path) -> None:
