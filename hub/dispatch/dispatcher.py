@@ -78,7 +78,6 @@ class Route:
         self.queue = Queue()
         self.standing = ""  # paused or disabled: nothing of it begins
         self.anew = False  # its backlog is to be read from the start
-        self.missed = False  # so it is once the store knows what became of attempts
         self.parks = False  # it has parked deliveries, which an accepted one may supersede
         self.merges = merges(self.policy)
         self.swept: int | None = 0 if self.merges else None  # up to this seq its backlog is merged; None: all of it
@@ -444,6 +443,8 @@ class Dispatcher:
         if standing != route.standing:
             route.standing = standing
             self._stop_route(route)
+            if not standing:  # what ended meanwhile is to be read again: later versions would pass it
+                await self._results.stored()
         if route.holds and not standing:
             await self._sync_holds(route)
 
@@ -502,15 +503,7 @@ class Dispatcher:
             else:
                 queue.behind = True
 
-    def _miss(self, route: Route, deliveries: Iterable[Delivery]) -> None:
-        """Of one that waits after an attempt the store may not know that yet, and memory no more: it is read later."""
-        if self._results.waiting:
-            lanes, waiting = route.queue.lanes, self._results.waiting
-            missed = any(one.seq in waiting and (one.entity_id, one.key) not in lanes for one in deliveries)
-            route.missed = route.missed or missed
-
     def _add(self, route: Route, delivery: Delivery) -> None:
-        self._miss(route, (delivery,))
         if delivery.seq not in self._results.writing and delivery.slice in route.worker.slices:
             self._offer(route, route.queue.add(delivery))
 
@@ -577,7 +570,6 @@ class Dispatcher:
             lanes = [queue.lanes[key] for key in keys if key in queue.lanes]
             fixed = {lane.head.seq for lane in lanes if lane.items and not worker.recall(lane)} | self._results.writing
             merge = self._deliveries.merge, route.id, keys, route.policy, fixed, queue.may_have_begun
-            self._miss(route, pending)
             merged = await self._write(*merge)
             for seq in merged.gone:
                 queue.begun.discard(seq)
@@ -855,10 +847,7 @@ class Dispatcher:
     def _wrote(self, changes: Changes) -> None:
         for due in {update.due_at for update in changes.updates if update.state is State.RESCHEDULED}:
             self._alarms.at(due, self._again.set)
-        for route in self._routes.values():
-            route.anew, route.missed = route.anew or route.missed, False
-        unread = any(route.anew or route.unmerged for route in self._routes.values())
-        if changes.disabled or changes.forwarded or unread:
+        if changes.disabled or changes.forwarded or any(route.unmerged for route in self._routes.values()):
             self._look_again.set()
         self._quiet.set()
 

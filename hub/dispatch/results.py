@@ -38,7 +38,6 @@ class Results:
         self._to_write = asyncio.Event()
         self._written = asyncio.Condition()  # told of each store transaction
         self.writing: set[int] = set()  # seqs whose outcome is not in the store yet
-        self.waiting: set[int] = set()  # those of them that stay pending
         self.disabling: dict[int, str] = {}  # by subscription id: the store does not know yet
         self._remembered: dict[str, float] = {}  # by destination: when its state was stored; inf: not yet
 
@@ -55,8 +54,6 @@ class Results:
         """It stays."""
         self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
         self.writing.add(delivery.seq)
-        if state is State.PENDING:
-            self.waiting.add(delivery.seq)
 
     def reschedule(
         self, delivery: Delivery, due_at: int, reason: str, *, supersedes: bool, forwarded: Forwarded | None
@@ -143,9 +140,7 @@ class Results:
     def _forget(self, changes: Changes) -> None:
         # A delivery that had to wait may have been tried again while that was being written.
         unwritten = {seq for later in self._unwritten for seq in _seqs(later)}
-        known = [seq for seq in _seqs(changes) if seq not in unwritten]
-        self.writing.difference_update(known)
-        self.waiting.difference_update(known)
+        self.writing.difference_update(seq for seq in _seqs(changes) if seq not in unwritten)
         for id in changes.disabled:
             self.disabling.pop(id, None)
         later = {name for unwritten in self._unwritten for name in unwritten.destinations}
