@@ -7,6 +7,7 @@ stopped ones up. Then the journal is what SQL said at each commit, and the recei
 HUB_WORKERS_MINUTES has the rounds go on for so long; by default there is one.
 """
 
+import itertools
 import os
 import re
 import threading
@@ -19,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 
 from stack.connect import Connect
@@ -163,9 +165,10 @@ class _Crew:
             self._round()
 
     def _round(self) -> None:
-        until(lambda: all(worker.followers() for worker in self.captures), "each capture worker has a stream")
+        until(self._shared, "each capture worker has a stream")
         until(lambda: all(map(self._slices, self.dispatchers)), "each dispatch worker has slices")
         time.sleep(self._random.uniform(0.5, 2.0))  # they are at work, each time at something else
+        until(self._shared, "each capture worker has a stream")  # one that woke up may have lost its own just now
         for workers in (self.captures, self.dispatchers):
             self._random.shuffle(workers)
             workers.pop().kill()
@@ -188,6 +191,14 @@ class _Crew:
         until(lambda: REFUSED.search(capture.said(), said[capture]), "the stopped capture is refused")
         until(lambda: EVICTED.search(dispatch.said(), said[dispatch]), "the stopped dispatch is evicted")
         capture.wake()
+
+    def _shared(self) -> bool:
+        """Each worker has a stream, and no stream two: one that wakes up goes on for a moment with what it had."""
+        try:
+            shares = [_streams(worker) for worker in self.captures]
+        except psutil.NoSuchProcess:  # it has just ended
+            return False
+        return all(shares) and sorted(itertools.chain(*shares)) == sorted(f"main/{stream}" for stream in STREAMS)
 
     def _epochs(self) -> dict[str, int]:
         query = "select n.name, s.epoch from stream s join name n on n.id = s.stream_id"
