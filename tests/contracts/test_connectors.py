@@ -73,7 +73,12 @@ def test_there_is_an_outcome_for_each_message(name: str, receiver: Receiver, tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("http", {"url": "http://127.0.0.1:9/"}), ("file", {"path": "/proc/none/out.jsonl"})]
+    ("name", "settings"),
+    [
+        ("http", {"url": "http://127.0.0.1:9/"}),
+        ("file", {"path": "/proc/none/out.jsonl"}),
+        ("sql", {"url": "postgresql://hub@127.0.0.1:9/none", "table": "orders", "key": "id"}),
+    ],
 )
 def test_an_unreachable_destination_is_held(name: str, settings: dict[str, Any]) -> None:
     """It says nothing of the document."""
