@@ -20,7 +20,7 @@ from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
 from hub.operate.catching_up import feed_holds, slot_holds
 from hub.operate.status import LogEnd, ask_log_end
-from hub.project import Project, Source, SubscriptionConfig
+from hub.project import Destination, Project, Source, SubscriptionConfig
 from hub.project.streams import entities_of, stream_of, tables_of
 from hub.store import streams
 from hub.store.database import Store
@@ -386,6 +386,11 @@ def connector_kinds() -> Kinds:
     import connectors
 
     return kinds_of_package(connectors, importlib.import_module)
+
+
+def has_side_effects(destination: Destination) -> bool:
+    """Whether what is delivered there cannot be taken back."""
+    return connector_kinds()(destination.connector).side_effects
 
 
 def build_dispatcher(project: Project, store: Store) -> Dispatcher:

@@ -51,6 +51,7 @@ class ConnectorKind(Generic[Settings]):
     settings: type[Settings]  # the keys of a destination's file besides destination, connector, limits and answers
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
+    side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
 
 
 Kinds = Callable[[str], ConnectorKind[Any]]  # by name; InputError when there is no such connector

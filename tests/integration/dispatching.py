@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,21 @@ import sqlalchemy as sa
 
 import connectors.file
 import connectors.http
+import connectors.smtp
 from hub.catalogue import Kind
 from hub.connector import read_settings
 from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Field, Shape
-from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
+from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Network, Project, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.workers import Evicted
 from hub.subscriptions import Subscription
 
 SHAPE = Shape({"n": Field(Kind.INTEGER)})
-KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR}
+LOCALHOST = Network((ip_network("127.0.0.0/8"),))
+KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR, "smtp": connectors.smtp.CONNECTOR}
+MAIL = {"to": "ada@example.org", "subject": "Order {{ key }}", "text": "It is at {{ doc.n }}."}
 
 
 class Bench:
@@ -45,7 +49,7 @@ class Bench:
         self, name: str, settings: dict[str, Any], *, limits: Limits | None = None, body: Any = None, **policy: Any
     ) -> None:
         """A subscription with a destination of the same name."""
-        connector = "file" if "path" in settings else "http"
+        connector = "file" if "path" in settings else "smtp" if "host" in settings else "http"
         self.destinations[name] = Destination(name, connector, limits or Limits(), settings=settings)
         self.configs[name] = SubscriptionConfig(name, "order", name, body=body, delivery=DeliveryPolicy(**policy))
         self.store.name_id("subscription", name)
@@ -119,7 +123,8 @@ class Bench:
     def _opener(destination: Destination) -> Callable[[], Any]:
         kind = KINDS[destination.connector]
         settings: Any = read_settings(kind, destination)  # type: ignore[arg-type]
-        return lambda: kind.open(settings, destination.limits)
+        limits = replace(destination.limits, network=LOCALHOST)
+        return lambda: kind.open(settings, limits)
 
     def run(self, script: Callable[[Dispatcher], Awaitable[None]] | None = None, **arguments: Any) -> None:
         """Run the role while the script runs, then until all is settled."""
@@ -144,19 +149,26 @@ class Bench:
 
 
 def main() -> None:
-    """A dispatch worker for the tests that kill it: STORE URL CONCURRENCY, until it is ended."""
+    """A dispatch worker for the tests that kill it: STORE SETTINGS CONCURRENCY, until it is ended."""
     logging.basicConfig(level=logging.ERROR)
     bench = Bench(Store(sys.argv[1], durable=False))
-    bench.subscribe("crm", {"url": sys.argv[2]}, limits=Limits(concurrency=int(sys.argv[3])), retry=(0.05,) * 50)
+    settings = json.loads(sys.argv[2])
+    limits = Limits(concurrency=int(sys.argv[3]))
+    bench.subscribe("crm", settings, limits=limits, body=MAIL if "host" in settings else None, retry=(0.05,) * 50)
     while True:
         with contextlib.suppress(Evicted):
             asyncio.run(bench.dispatcher().run())
 
 
 def start_worker(store: Store, url: str, concurrency: int = 8) -> subprocess.Popen[bytes]:
+    return start_delivering(store, {"url": url}, concurrency)
+
+
+def start_delivering(store: Store, settings: dict[str, Any], concurrency: int) -> subprocess.Popen[bytes]:
+    """To the subscription `crm`, whose destination has these settings; mails where they name a `host`."""
     address = store.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.integration.dispatching", address, url, str(concurrency)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    command = [sys.executable, "-m", "tests.integration.dispatching", address, json.dumps(settings), str(concurrency)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2])
 
 
 if __name__ == "__main__":
