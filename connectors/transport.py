@@ -2,10 +2,10 @@
 
 `Wire.exchange` is the fast path; `AiohttpTransport` is the same for an httpx.AsyncClient, whose own pool takes time
 quadratic in its connections. Nothing is taken from the environment, no redirect is followed, no cookie kept, no
-compressed answer asked for.
+compressed answer asked for or unpacked. Each connection's address is checked as it is made (connectors/addresses.py).
 
     WireError               no answer came of it
-    ├── Unreachable         DNS, TCP or TLS: the request was not sent
+    ├── Unreachable         DNS, TCP or TLS, or an address that is not allowed: the request was not sent
     └── Broken              the connection ended, or what came is no HTTP: the request may have been taken
 """
 
@@ -16,7 +16,11 @@ from collections.abc import Iterable
 import aiohttp
 import httpx
 import msgspec
+from aiohttp.abc import AbstractResolver
 from yarl import URL
+
+from connectors.addresses import Guard, Refused
+from hub.project import Network
 
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
 BODY_BYTES = 65_536  # of an answer that are read; the rest is not
@@ -49,18 +53,37 @@ class Answer(msgspec.Struct, frozen=True):
 class Wire:
     """Connections of one destination. The whole attempt's time limit is the caller's: asyncio.timeout."""
 
-    def __init__(self, *, concurrency: int, connect_timeout: float, tls: ssl.SSLContext | bool = True) -> None:
-        """`connect_timeout`: seconds for DNS, TCP and TLS together."""
+    def __init__(
+        self,
+        *,
+        concurrency: int,
+        connect_timeout: float,
+        tls: ssl.SSLContext | bool = True,
+        network: Network = Network(),  # noqa: B008 - it is frozen
+        proxy: URL | None = None,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        """`connect_timeout`: seconds for DNS, TCP and TLS together. With a proxy the address checked is the proxy's."""
         self._concurrency = concurrency
+        self._guard = Guard(network)
+        self._proxy = proxy
+        self._resolver = resolver
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._tls = tls
         self._open: aiohttp.ClientSession | None = None
 
     def _session(self) -> aiohttp.ClientSession:
         if self._open is None:
-            connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEEP_ALIVE, ssl=self._tls)
+            connector = aiohttp.TCPConnector(
+                limit=self._concurrency,
+                keepalive_timeout=KEEP_ALIVE,
+                ssl=self._tls,
+                resolver=self._resolver,
+                socket_factory=self._guard,
+            )
             self._open = aiohttp.ClientSession(
                 connector=connector,
+                proxy=self._proxy,
                 timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -78,7 +101,12 @@ class Wire:
         except aiohttp.ConnectionTimeoutError as error:
             raise Unreachable("The connection took too long.") from error
         except aiohttp.ClientConnectorError as error:
-            raise Unreachable(_sentence(error)) from error
+            refused = error.os_error.strerror if isinstance(error.os_error, Refused) else ""
+            raise Unreachable(refused or _sentence(error)) from error
+        except aiohttp.InvalidURL as error:
+            raise Unreachable(f"{url.host} is no host: {error.description}.") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise Unreachable(f"The proxy answered {error.status} {error.message}.") from error
         except aiohttp.ClientResponseError as error:
             raise Broken(f"The answer is no HTTP: {error.message}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from hub.catalogue import Kind
 from hub.connector import read_settings
 from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Field, Shape
-from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
+from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Network, Project, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.workers import Evicted
 from hub.subscriptions import Subscription
 
 SHAPE = Shape({"n": Field(Kind.INTEGER)})
+LOCALHOST = Network((ip_network("127.0.0.0/8"),))
 KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR}
 
 
@@ -118,7 +121,8 @@ class Bench:
     def _opener(destination: Destination) -> Callable[[], Any]:
         kind = KINDS[destination.connector]
         settings: Any = read_settings(kind, destination)  # type: ignore[arg-type]
-        return lambda: kind.open(settings, destination.limits)
+        limits = replace(destination.limits, network=LOCALHOST)
+        return lambda: kind.open(settings, limits)
 
     def run(self, script: Callable[[Dispatcher], Awaitable[None]] | None = None, **arguments: Any) -> None:
         """Run the role while the script runs, then until all is settled."""

@@ -107,6 +107,7 @@ def hub_yaml(source: str, store: str, *, slot: str, fan_out: int | None = None) 
         "sources": {"main": {"url": source, "slot": slot} | ({"kafka": kafka.source(slot)} if kafka else {})},
         "store": store,
         "console": {"listen": "127.0.0.1:0"},
+        "network": {"allow": ["localhost"]},
     }
     return json.dumps(settings | ({"fan_out": fan_out} if fan_out else {}))
 
