@@ -36,7 +36,7 @@ class Credentials(Protocol):
 class Fixed:
     def __init__(self, headers: Headers) -> None:
         self._headers = headers
-        self.secrets = {value for _, value in headers}
+        self.secrets = {part for _, value in headers for part in (value, value.rpartition(" ")[2])}
 
     async def headers(self) -> Headers:
         return self._headers

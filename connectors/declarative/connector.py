@@ -1,6 +1,5 @@
 """A definition at work: messages become requests, in order; answers become outcomes."""
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,15 @@ from connectors.declarative import answers
 from connectors.declarative.authentication import open_credentials
 from connectors.declarative.definition import Definition, Request
 from connectors.declarative.rendering import asked, cleared, rendered, rendered_text
-from connectors.http import CONNECTING, DETAIL
+from connectors.http import CONNECTING
+from connectors.redaction import Redactor
 from connectors.transport import Answer, Wire, WireError
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.documents import decode, encode
 from hub.errors import FaultError
 from hub.project import Limits
 
+BODY_BYTES = 4_000_000  # of an answer that are read: some systems give whole records back, 200 at a time
 SENDING = 0.5  # of an attempt's time: what has not been sent by then comes again with the next
 NEXT = Outcome(OutcomeKind.RETRY, "It was not sent: the batch took too long before its turn.", after=0.0)
 
@@ -40,7 +41,12 @@ class DeclarativeConnector:
         self._definition = definition
         self._settings = settings
         self._limits = limits
-        self._wire = Wire(concurrency=limits.concurrency, connect_timeout=limits.timeout * CONNECTING)
+        self._wire = Wire(
+            concurrency=limits.concurrency,
+            connect_timeout=limits.timeout * CONNECTING,
+            network=limits.network,
+            body_bytes=BODY_BYTES,
+        )
         self._credentials = open_credentials(definition.authentication, settings, self._wire)
         self._secrets = {str(settings[one.name]) for one in definition.settings if one.secret}
         self._open_at = 0.0  # time.monotonic: before it the system has no request left for us
@@ -68,7 +74,11 @@ class DeclarativeConnector:
             else:
                 told = await self._deliver(group)
             outcomes |= {item.place: outcome for item, outcome in zip(group, told, strict=True)}
-        return [self._redacted(outcomes[place]) for place in range(len(messages))]
+        redacted = Redactor(self._secrets | self._credentials.secrets)
+        return [
+            msgspec.structs.replace(outcomes[place], detail=redacted(outcomes[place].detail))
+            for place in range(len(messages))
+        ]
 
     # Messages into items
 
@@ -173,14 +183,8 @@ class DeclarativeConnector:
                 wait = quota.wait.seconds(read.headers, now)
                 self._open_at = max(self._open_at, time.monotonic() + (wait or 0.0))
 
-    def _redacted(self, outcome: Outcome) -> Outcome:
-        detail = outcome.detail
-        for secret in sorted(self._secrets | self._credentials.secrets, key=len, reverse=True):
-            detail = detail.replace(secret, "***") if len(secret) >= 4 else detail
-        return msgspec.structs.replace(outcome, detail=detail[:DETAIL])
-
     async def close(self) -> None:
-        await asyncio.shield(self._wire.close())
+        await self._wire.close()
 
 
 def grouped(items: Sequence[Item], size: Any) -> list[list[Item]]:
