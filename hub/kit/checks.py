@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from email.utils import formatdate
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from hub.connector import Connector, ConnectorKind, Reply, Trial, read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.kit import server
 from hub.kit.server import Asked, Behaviour, Server
-from hub.project import Destination, Limits
+from hub.project import Destination, Limits, Network
 
+THIS_MACHINE = Network((ip_network("127.0.0.0/8"),))
 TIMEOUT = 15.0  # seconds of an attempt in the kit
 BUSY = 120  # seconds that a throttling server asks for
 DETAIL = 500  # characters that a detail may have
@@ -43,7 +45,7 @@ class Bench:
     def open(self, url: str) -> Connector:
         settings = _filled(self.trial.settings, {"{server}": url, "{directory}": str(self._directory)})
         destination = Destination("kit", self.name, settings=settings)
-        return self._kind.open(read_settings(self._kind, destination), Limits(timeout=TIMEOUT))
+        return self._kind.open(read_settings(self._kind, destination), Limits(timeout=TIMEOUT, network=THIS_MACHINE))
 
     def message(self, number: int, event: str = "created", *, like: str = "") -> Message:
         """`number`: from 1, it makes id and key; `like`: the text that stands in the body, instead of the key."""
