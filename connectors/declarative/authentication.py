@@ -84,9 +84,9 @@ class OAuth2:
             token, lifetime = given["access_token"], float(given.get("expires_in") or LIFETIME)
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             raise NotAuthenticated(f"The token's address answers {answer.status} without a token.") from None
+        self.secrets = {self._values["client_secret"], self._token, str(token)}  # the last one may still be shown
         self._token = str(token)
         self._until = time.monotonic() + max(lifetime - EARLY, lifetime / 2)
-        self.secrets.add(self._token)
 
 
 def basic(user: str, password: str) -> str:

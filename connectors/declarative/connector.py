@@ -66,13 +66,7 @@ class DeclarativeConnector:
             else:
                 items.append(item)
         for group in grouped(items, self._size):
-            wait = self._open_at - time.monotonic()
-            if wait > 0:
-                told = [Outcome(OutcomeKind.RETRY, "The quota is used up.", after=wait)] * len(group)
-            elif time.monotonic() > end:
-                told = [NEXT] * len(group)
-            else:
-                told = await self._deliver(group)
+            told = await self._deliver(group, end)
             outcomes |= {item.place: outcome for item, outcome in zip(group, told, strict=True)}
         redacted = Redactor(self._secrets | self._credentials.secrets)
         return [
@@ -105,11 +99,12 @@ class DeclarativeConnector:
 
     # Items into requests, answers into outcomes
 
-    async def _deliver(self, group: Sequence[Item]) -> list[Outcome]:
+    async def _deliver(self, group: Sequence[Item], end: float) -> list[Outcome]:
+        """`end`, by time.monotonic: no request begins after it."""
         request = group[0].request
         if request.find is None:
-            return await self._ask(request, group)
-        found = await self._ask(request.find, group)
+            return await self._ask(request, group, end)
+        found = await self._ask(request.find, group, end)
         there = [
             Item(item.place, request, item.same, {**item.variables, "found": outcome.receiver_id})
             for item, outcome in zip(group, found, strict=True)
@@ -117,10 +112,10 @@ class DeclarativeConnector:
         ]
         told = {item.place: outcome for item, outcome in zip(group, found, strict=True)}
         if there:
-            told |= dict(zip([item.place for item in there], await self._ask(request, there), strict=True))
+            told |= dict(zip([item.place for item in there], await self._ask(request, there, end), strict=True))
         return list(told.values())
 
-    async def _ask(self, request: Request, group: Sequence[Item]) -> list[Outcome]:
+    async def _ask(self, request: Request, group: Sequence[Item], end: float) -> list[Outcome]:
         """One request for all of a group. An item whose templates fail is refused, and the rest sent."""
         outcomes: dict[int, Outcome] = {}
         sent, parts, named = [], [], []
@@ -132,33 +127,52 @@ class DeclarativeConnector:
             except FaultError as error:
                 outcomes[item.place] = _refused(error.what)
         if sent:
-            told = await self._send(request, sent[0].variables, parts, named)
+            told = await self._send(request, sent[0].variables, parts, named, end)
             outcomes |= {item.place: outcome for item, outcome in zip(sent, told, strict=True)}
         return [outcomes[item.place] for item in group]
 
     async def _send(
-        self, request: Request, variables: Mapping[str, Any], parts: list[Any], named: Sequence[answers.Named]
+        self,
+        request: Request,
+        variables: Mapping[str, Any],
+        parts: list[Any],
+        named: Sequence[answers.Named],
+        end: float,
     ) -> list[Outcome]:
+        """An outcome for each part. What is refused as a whole is halved until the culprit stands alone."""
+        now = time.monotonic()
+        if now < self._open_at:
+            return [Outcome(OutcomeKind.RETRY, "The quota is used up.", after=self._open_at - now)] * len(named)
+        if now > end:
+            return [NEXT] * len(named)
+        told = await self._answered(request, variables, parts, named)
+        if isinstance(told, list):
+            return told
+        if told.kind is not OutcomeKind.REFUSED or len(parts) == 1:
+            return [told] * len(named)
+        half = len(parts) // 2
+        first = await self._send(request, variables, parts[:half], named[:half], end)
+        return first + await self._send(request, variables, parts[half:], named[half:], end)
+
+    async def _answered(
+        self, request: Request, variables: Mapping[str, Any], parts: list[Any], named: Sequence[answers.Named]
+    ) -> Outcome | list[Outcome]:
+        """What came of one request: for all of it, or for each part."""
         try:
             url = URL(rendered_text(request.url, variables, "The URL"), encoded=True)
             headers = self._headers(request, variables)
             content = b"" if request.body is None else encode(rendered(request.body, variables, parts))
         except (FaultError, ValueError) as error:
-            return [_refused(str(error))] * len(named)
+            return _refused(str(error))
         try:
             answer = await self._exchange(request.method, url, headers, content)
         except WireError as error:
-            return [Outcome(OutcomeKind.HELD, str(error))] * len(named)
-        return self._read(request, answer, named)
-
-    def _read(self, request: Request, answer: Answer, named: Sequence[answers.Named]) -> list[Outcome]:
+            return Outcome(OutcomeKind.HELD, str(error))
         now = time.time()
         read = answers.read(answer, self._settings)
         self._heed_quotas(read, now)
         whole = answers.whole(read, (*request.rules, *self._definition.rules), now)
-        if whole is not None:
-            return [whole] * len(named)
-        return answers.by_item(read, request.readings, named, now)
+        return whole if whole is not None else answers.by_item(read, request.readings, named, now)
 
     def _headers(self, request: Request, variables: Mapping[str, Any]) -> list[tuple[str, str]]:
         own = [(name, rendered_text(value, variables, f"The header {name}")) for name, value in request.headers.items()]

@@ -1,7 +1,9 @@
 """Declarative connectors: what is wrong with a definition, how batches are cut, how answers are read."""
 
+import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ from connectors.declarative.waits import parse_wait
 from hub.connector import Reply, read_settings
 from hub.errors import ProjectError
 from hub.kit.checks import Bench, deliver
-from hub.kit.server import Asked, Server, says
+from hub.kit.server import Asked, Behaviour, Server, says, write
 from hub.project import Destination
 
 SMALL = """\
@@ -163,20 +165,19 @@ def test_waits(ways: list[str], headers: dict[str, str], seconds: float | None) 
 # Against a server
 
 
-def _run(text: str, reply: Reply, count: int = 2, timeout: float = 5.0) -> tuple[list[Any], list[Asked]]:
-    import asyncio
-    from pathlib import Path
-
+def _run(text: str, reply: Reply | Behaviour, count: int = 2) -> tuple[list[Any], list[Asked]]:
+    """Outcomes of a batch of `count`, then of one message, and what the server was asked."""
+    behaviour = says(reply) if isinstance(reply, Reply) else reply
     kind = read_definition("connectors/acme.yaml", text.encode())
 
     async def run() -> tuple[list[Any], list[Asked]]:
         assert kind.trial
         bench = Bench("acme", kind, kind.trial, Path())
-        async with Server(says(reply)) as there:
+        async with Server(behaviour) as there:
             connector = bench.open(there.url)
             try:
-                outcomes = list(await deliver(connector, [bench.message(n) for n in range(1, count + 1)], timeout))
-                outcomes += await deliver(connector, [bench.message(9)], timeout)
+                outcomes = list(await deliver(connector, [bench.message(n) for n in range(1, count + 1)]))
+                outcomes += await deliver(connector, [bench.message(99)])
             finally:
                 await connector.close()
             return outcomes, there.asked
@@ -218,6 +219,25 @@ def test_results_are_read_by_name() -> None:
     assert [outcome.kind.name for outcome in outcomes[:3]] == ["REFUSED", "RETRY", "DELIVERED"]
     assert (outcomes[0].expected, outcomes[2].receiver_id) == (True, "77")
     assert msgspec.json.decode(asked[0].body)["contacts"][0] == {"key": "kitdoc0001", "name": "kitdoc0001"}
+
+
+def test_the_culprit_of_a_refused_batch_is_found() -> None:
+    """By halves; the others are delivered, and only it is refused."""
+
+    count = 10
+
+    def answer(asked: Asked) -> Reply:
+        keys = [one["key"] for one in msgspec.json.decode(asked.body)["contacts"]]
+        return Reply(409) if "kitdoc0007" in keys else _json({"done": [{"key": key} for key in keys]})
+
+    async def behaviour(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await write(answer(asked), writer)
+
+    outcomes, asked = _run(BATCH, behaviour, count)
+
+    refused = [number for number, outcome in enumerate(outcomes[:count], 1) if outcome.kind.name != "DELIVERED"]
+    assert (refused, outcomes[6].kind.name) == ([7], "REFUSED")
+    assert len(asked) <= 2 * 4 + 2  # two halves at each of four levels, the whole, and what _run sends after
 
 
 def test_a_used_quota_is_waited_for() -> None:
