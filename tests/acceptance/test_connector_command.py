@@ -1,11 +1,20 @@
 """`hub connector`: from nothing to a connector that passes the kit, as its author does it."""
 
+import asyncio
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+
+from connectors.http import HttpConnector, HttpSettings
+from hub.delivery import Message, Outcome, OutcomeKind
+from hub.project import Limits, Network
 
 # By form: what is made wrong in it, and how.
 FAULT = {
@@ -50,3 +59,50 @@ def test_a_new_service_passes_its_tests(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "services/test_scoring.py"]
     tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "5 passed" in tested.stdout, tested.stdout
+
+
+def test_a_new_service_takes_what_the_hub_sends(tmp_path: Path) -> None:
+    """By the destination that was written with it; a CloudEvent, signed, twice."""
+
+    assert hub(tmp_path, "new", "scoring", "--service").returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    service = subprocess.Popen(
+        [sys.executable, "services/scoring.py", f"--port={port}"],
+        cwd=tmp_path,
+        env={**os.environ, "WEBHOOK_SECRET": "whsec_c2VjcmV0"},
+    )
+    try:
+        _wait_for(port)
+        outcomes = asyncio.run(_deliver_twice(f"http://127.0.0.1:{port}/deliveries"))
+    finally:
+        service.terminate()
+        service.wait(10)
+
+    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.DELIVERED] * 2
+    assert '"reschedule"' in outcomes[0].detail and outcomes[0].detail == outcomes[1].detail
+
+
+def _wait_for(port: int) -> None:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < until, "The service does not listen."
+            time.sleep(0.1)
+
+
+async def _deliver_twice(url: str) -> list[Outcome]:
+    event = {"specversion": "1.0", "id": "msg_1", "subject": "42", "data": {"document": {"status": "pending"}}}
+    message = Message(
+        "msg_1", "s", "order", "42", 1, "created", json.dumps(event).encode(), "application/cloudevents+json", 1
+    )
+    limits = Limits(network=Network((ip_network("127.0.0.0/8"),)))
+    connector = HttpConnector(HttpSettings(url, secret="whsec_c2VjcmV0"), limits)
+    try:
+        return [(await connector.deliver([message]))[0] for _ in range(2)]
+    finally:
+        await connector.close()
