@@ -337,20 +337,20 @@ async def shows_no_secret(bench: Bench) -> None:
 
 
 async def lets_nothing_in(bench: Bench) -> None:
-    """a value with a line break makes no header, and none of another path"""
-    evil = f"{key_of(1)}/../../admin?x=1#y\r\nx-evil: 1"
-    message = bench.message(1, like=evil)
-    async with Server(bench.well([message])) as there:
-        connector = bench.open(there.url)
-        try:
-            await deliver(connector, [message])
-            await deliver(connector, [msgspec.structs.replace(message, event="deleted")])
-        finally:
-            await connector.close()
+    """no value becomes a header, or leads to another path"""
+    for evil in (f"{key_of(1)}/../../admin?x=1#y", f"{key_of(1)}\r\nx-evil: 1"):
+        message = bench.message(1, like=evil)
+        async with Server(bench.well([message])) as there:
+            connector = bench.open(there.url)
+            try:
+                await deliver(connector, [message])
+                await deliver(connector, [msgspec.structs.replace(message, event="deleted")])
+            finally:
+                await connector.close()
         for asked in there.asked:
             assert "x-evil" not in asked.headers, "A value became a header."
-            assert not asked.path.startswith("/admin"), "A value led to another path: use the filter urlencode."
-            assert "?x=1" not in asked.path, "A value became a query: use the filter urlencode."
+            led = "?x=1" in asked.path or "/admin" in asked.path
+            assert not led, "A value led to another path or query: it needs the filter urlencode."
 
 
 async def is_held_when_nobody_listens(bench: Bench) -> None:

@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
+import connectors
+from connectors.declarative import read_definition
 from hub.connector import ConnectorKind, Reply, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
+from hub.kit import checks
+from hub.kit.checks import Bench, Check
 from hub.kit.running import run_kit
 from hub.project import Limits
 
@@ -87,3 +92,26 @@ def test_a_batch_is_counted(connector: Callable[[Settings, Limits], Any]) -> Non
     """What was not sent, and what has no outcome."""
 
     assert "a batch is delivered, an outcome for each" in faults(connector)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "check"),
+    [
+        ("mailchimp", "| lower | urlencode", "| lower", checks.lets_nothing_in),
+        ("hubspot", "same:", "#", checks.sends_no_key_twice),
+        ("hubspot", "outcomes:\n  - {status: 429", "outcomes:\n  - {status: 2xx, outcome: delivered}\n  - {status: 429",
+         checks.sees_that_nothing_was_written),
+        ("brevo", "{status: 402, outcome: held}", "{status: 403, outcome: refused}", checks.blames_the_destination),
+    ],
+)  # fmt: skip
+def test_a_definition_with_a_fault_fails(name: str, old: str, new: str, check: Check) -> None:
+    """In the check that is about it."""
+
+    text = (Path(connectors.__path__[0]) / f"{name}.yaml").read_text("utf-8")
+    assert old in text
+    kind = read_definition(f"connectors/{name}.yaml", text.replace(old, new).encode())
+    assert kind.trial
+    bench = Bench(name, kind, kind.trial, Path())
+
+    with pytest.raises(AssertionError):
+        asyncio.run(check(bench))
