@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -109,4 +109,10 @@ def check(settings: FileSettings) -> str | None:
     return None if settings.path else "`path` is empty. Name a file, or - for standard output."
 
 
-CONNECTOR = ConnectorKind(FileSettings, FileConnector, check)
+CONNECTOR = ConnectorKind(
+    FileSettings,
+    FileConnector,
+    check,
+    about="a file, one JSON line a delivery",
+    trial=Trial({"path": "{directory}/out.jsonl"}, {"key": "{key}"}),
+)

@@ -17,7 +17,7 @@ from yarl import URL
 from connectors.redaction import DETAIL, Redactor
 from connectors.signature import PREFIX, Signer, signing_key
 from connectors.transport import Answer, Wire, WireError
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, Reply, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -83,7 +83,7 @@ class HttpConnector:
             answer = await self._wire.exchange(self._method, self._url, headers, message.content)
         except WireError as error:
             return Outcome(OutcomeKind.HELD, self._redacted(str(error)))
-        return classify(answer, self._redacted(_detail(answer)), time.time())
+        return classify(answer, self._redacted(summary(answer)), time.time())
 
     def _all_headers(self, message: Message) -> list[tuple[str, str]]:
         timestamp = int(time.time())
@@ -145,7 +145,8 @@ def traceparent(delivery_id: str) -> str:
     return f"00-{sha256(delivery_id.encode()).hexdigest()[:32]}-{random.getrandbits(64) | 1:016x}-01"
 
 
-def _detail(answer: Answer) -> str:
+def summary(answer: Answer) -> str:
+    """Status and the beginning of the body, on one line."""
     try:
         head = f"{answer.status} {HTTPStatus(answer.status).phrase}"
     except ValueError:
@@ -258,4 +259,10 @@ def _wrong_tls(settings: HttpSettings) -> str | None:
     return None
 
 
-CONNECTOR = ConnectorKind(HttpSettings, HttpConnector, check)
+CONNECTOR = ConnectorKind(
+    HttpSettings,
+    HttpConnector,
+    check,
+    about="any service that takes a signed request for each delivery",
+    trial=Trial({"url": "{server}", "secret": "kit-secret"}, {"key": "{key}"}, lambda messages, before: Reply(204)),
+)

@@ -24,7 +24,7 @@ from hub.connector import MAY_SEND
 from hub.project import Network
 
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
-BODY_BYTES = 65_536  # of an answer that are read; the rest is not
+BODY_BYTES = 65_536  # of an answer that are read, unless told otherwise; the rest is not
 BODY_TIME = 3.0  # seconds that an answer's body gets after its head
 
 
@@ -43,7 +43,7 @@ class Broken(WireError):
 class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: Iterable[tuple[bytes, bytes]]
-    content: bytes  # its beginning, BODY_BYTES at most
+    content: bytes  # its beginning
 
     def header(self, name: str) -> str | None:
         """The first of that name; `name` in lower case."""
@@ -63,8 +63,13 @@ class Wire:
         network: Network = Network(),  # noqa: B008 - it is frozen
         proxy: URL | None = None,
         resolver: AbstractResolver | None = None,
+        body_bytes: int = BODY_BYTES,
     ) -> None:
-        """`connect_timeout`: seconds for DNS, TCP and TLS together. With a proxy the address checked is the proxy's."""
+        """`connect_timeout`: seconds for DNS, TCP and TLS together. With a proxy the address checked is the proxy's.
+
+        `body_bytes` of an answer are read at most.
+        """
+        self._body_bytes = body_bytes
         self._concurrency = concurrency
         self._guard = Guard(network)
         self._proxy = proxy
@@ -123,7 +128,7 @@ class Wire:
     async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         session = self._session()
         async with session.request(method, url, headers=headers, data=_body(content), allow_redirects=False) as answer:
-            beginning = await _beginning(answer)
+            beginning = await _beginning(answer, self._body_bytes)
             return Answer(answer.status, answer.raw_headers, beginning)
 
     async def close(self) -> None:
@@ -168,15 +173,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         await self._wire.close()
 
 
-async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
-    """The first BODY_BYTES, as far as they come within BODY_TIME; the connection is given up when there is more."""
+async def _beginning(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first `most` bytes, as far as they come within BODY_TIME; the connection is given up when there is more."""
     if answer.content.at_eof():
         return b""
     content = bytearray()
     try:
         async with asyncio.timeout(BODY_TIME):
-            while len(content) < BODY_BYTES:
-                chunk = await answer.content.read(BODY_BYTES - len(content))
+            while len(content) < most:
+                chunk = await answer.content.read(most - len(content))
                 if not chunk:
                     return bytes(content)
                 content += chunk

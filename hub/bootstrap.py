@@ -1,10 +1,10 @@
 """The composition root: the one module that knows `cdc` and `connectors`, and joins them with the hub's own parts."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,14 +13,15 @@ from hub.capture.role import Outside, definition
 from hub.catalogue import Catalogue, Column
 from hub.changes import NO_CURSOR, Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
-from hub.connector import Kinds, kinds_of_package, read_settings
+from hub.connector import read_settings
+from hub.discovery import Connectors
 from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
 from hub.errors import InputError, OutsideError, ProjectError
 from hub.operate.catching_up import feed_holds, slot_holds
 from hub.operate.status import LogEnd, ask_log_end
-from hub.project import Destination, Project, Source, SubscriptionConfig
+from hub.project import Project, Source, SubscriptionConfig
 from hub.project.streams import entities_of, stream_of, tables_of
 from hub.store import streams
 from hub.store.database import Store
@@ -381,21 +382,22 @@ def compile_subscription(config: SubscriptionConfig, entities: Mapping[str, Enti
     return Subscription.compile(config, entity.shape if entity else Shape({}))
 
 
-def connector_kinds() -> Kinds:
-    """The connectors, by name."""
+def find_connectors(directory: Path | None) -> Connectors:
+    """The connectors of the hub, of installed packages and of the project in `directory`, by name."""
     import connectors
+    from connectors.declarative import read_definition
 
-    return kinds_of_package(connectors, importlib.import_module)
+    return Connectors(connectors, read_definition, directory)
 
 
-def has_side_effects(destination: Destination) -> bool:
+def has_side_effects(project: Project, destination: str) -> bool:
     """Whether what is delivered there cannot be taken back."""
-    return connector_kinds()(destination.connector).side_effects
+    return find_connectors(project.directory)(project.destinations[destination].connector).side_effects
 
 
 def build_dispatcher(project: Project, store: Store) -> Dispatcher:
     """ProjectError when a destination's settings are not what its connector takes."""
-    kinds = connector_kinds()
+    kinds = find_connectors(project.directory)
     openers = {}
     for name, destination in project.destinations.items():
         kind = kinds(destination.connector)

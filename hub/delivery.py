@@ -65,13 +65,23 @@ class OutcomeKind(enum.IntEnum):
     HELD = 5  # the destination cannot be reached or lets nobody in: nothing to do with this document
 
 
+class Forward(msgspec.Struct, frozen=True, gc=False):
+    """A document of a derived entity, issued by the receiver of another one."""
+
+    entity: str
+    key: str
+    data: bytes | None  # the document's fields as a JSON object; None deletes it
+
+
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What an attempt came to, as the connector saw it."""
 
     kind: OutcomeKind
-    detail: str = ""  # status and the beginning of the answer, without secrets
+    detail: str = ""  # status and the beginning of the answer, without secrets; RESCHEDULE: the receiver's reason
     after: float | None = None  # seconds from now; RETRY: the receiver named the time, so no attempt is burnt
     receiver_id: str = ""  # the receiver's own name for it, where it gives one
+    forward: tuple[Forward, ...] = ()  # with DELIVERED or RESCHEDULE: documents that the answer issues
+    expected: bool = False  # with REFUSED: a no that is no fault, as of an address that has unsubscribed; no alarm
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

@@ -181,7 +181,7 @@ def _refuse_side_effects(option: ProjectOption, plan: Plan) -> None:
     names = sorted(
         name
         for name, count in plan.deliveries.items()
-        if count and has_side_effects(project.destinations[project.subscriptions[name].to])
+        if count and has_side_effects(project, project.subscriptions[name].to)
     )
     if names:
         raise InputError(

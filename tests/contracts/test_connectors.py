@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import importlib
 import json
 import os
 import time
@@ -17,18 +16,21 @@ import httpx
 import pytest
 import standardwebhooks
 
-import connectors
+from connectors.declarative import read_definition
 from connectors.http import HttpSettings, retry_after
 from connectors.transport import AiohttpTransport, Wire
-from hub.connector import ConnectorKind, UnknownConnector, kinds_of_package, read_settings, settings_problems
+from hub.bootstrap import find_connectors
+from hub.connector import ConnectorKind, read_settings, settings_problems
 from hub.delivery import Message, Outcome, OutcomeKind
+from hub.discovery import UnknownConnector
 from hub.errors import ProjectError
+from hub.kit.running import run_kit
 from hub.project import Destination, Limits, Network, Place
 from tests.receiver import Receiver
 
 EVENT = {"specversion": "1.0", "id": "msg_1", "source": "hub/x", "type": "order.created", "data": {"n": 1}}
 LOCALHOST = Network((ip_network("127.0.0.0/8"),))
-find = kinds_of_package(connectors, importlib.import_module)
+find = find_connectors(None)
 
 
 def message(number: int = 1, content: bytes | None = None) -> Message:
@@ -84,6 +86,27 @@ def test_an_unreachable_destination_is_held(name: str, settings: dict[str, Any])
     """It says nothing of the document."""
 
     assert [one.kind for one in deliver(name, settings)] == [OutcomeKind.HELD]
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(find.found()) if find(name).trial])
+def test_the_conformance_kit_passes(name: str) -> None:
+    """Every check of it, against its hostile server."""
+
+    verdicts = asyncio.run(run_kit(name, find(name)))
+
+    assert len(verdicts) >= 2
+    assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
+
+
+def test_the_definition_that_the_page_shows_passes() -> None:
+    """What an author copies works."""
+
+    page = (Path(__file__).parents[2] / "docs/connectors/declarative.md").read_text("utf-8")
+    shown = page.split("```yaml\n", 1)[1].split("```", 1)[0]
+    verdicts = asyncio.run(run_kit("acme", read_definition("connectors/acme.yaml", shown.encode())))
+
+    assert len(verdicts) > 20
+    assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
 
 
 def test_connectors_are_found_by_their_files_name() -> None:
