@@ -4,6 +4,8 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +13,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from connectors.redaction import Redactor
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, NotTried, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -175,4 +177,19 @@ def check(settings: KafkaSettings) -> str | None:
     return None
 
 
-CONNECTOR = ConnectorKind(KafkaSettings, KafkaConnector, check)
+def _a_broker(directory: Path) -> AbstractAsyncContextManager[System]:
+    raise NotTried("there is no Kafka broker here")
+
+
+CONNECTOR = ConnectorKind(
+    KafkaSettings,
+    KafkaConnector,
+    check,
+    about="a Kafka topic, a record a delivery",
+    trial=Trial(
+        {"bootstrap": "{host}:{port}", "topic": "documents"},
+        {"key": "{key}"},
+        system=_a_broker,
+        excused={"nonsense without end": "Kafka's client reads without a bound what comes faster than it reads"},
+    ),
+)

@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.headerregistry import Address
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import aiosmtplib
 import msgspec
@@ -17,7 +19,7 @@ import msgspec
 from connectors.addresses import Guard
 from connectors.mail import Mail, NoMail, make_mail, parse_address
 from connectors.redaction import Redactor
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, NotTried, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -223,4 +225,38 @@ def check(settings: SmtpSettings) -> str | None:
     return None
 
 
-CONNECTOR = ConnectorKind(SmtpSettings, SmtpConnector, check, side_effects=True)
+@asynccontextmanager
+async def _a_server(directory: Path) -> AsyncIterator[System]:
+    """A mail server that takes all mails."""
+    try:
+        from aiosmtpd.smtp import SMTP
+    except ImportError:
+        raise NotTried("there is no mail server here: aiosmtpd is not installed") from None
+    taken: list[str] = []
+
+    class Taking:
+        async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+            taken.extend(envelope.rcpt_tos)
+            return "250 2.0.0 Ok: queued as KIT1"
+
+    make = partial(SMTP, Taking(), enable_SMTPUTF8=True)
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
+    try:
+        port = server.sockets[0].getsockname()[1]
+        yield System({"host": "127.0.0.1", "port": port}, lambda key: f"{key}@example.org" in taken)
+    finally:
+        server.close()
+
+
+CONNECTOR = ConnectorKind(
+    SmtpSettings,
+    SmtpConnector,
+    check,
+    side_effects=True,
+    about="a mail server, a mail a delivery",
+    trial=Trial(
+        {"host": "{host}", "port": "{port}", "security": "none", "from": "Shop <shop@shop.example>"},
+        {"to": "{key}@example.org", "subject": "Of {key}", "text": "{key}"},
+        system=_a_server,
+    ),
+)

@@ -6,8 +6,10 @@ also makes it safe that the same delivery comes twice.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchTableError, SQLAlchemyError
 
 from connectors.redaction import Redactor
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -325,4 +327,32 @@ def check(settings: SqlSettings) -> str | None:
     return None if all(settings.table.split(".")) else "`table` names no table. Write orders, or sales.orders."
 
 
-CONNECTOR = ConnectorKind(SqlSettings, SqlConnector, check)
+@asynccontextmanager
+async def _a_database(directory: Path) -> AsyncIterator[System]:
+    """SQLite's, with a table."""
+    url = f"sqlite:///{directory / 'kit.db'}"
+    engine = sa.create_engine(url)
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE documents (id text PRIMARY KEY, name text, hub_version bigint)")
+
+        def has(key: str) -> bool:
+            with engine.connect() as connection:
+                return bool(connection.execute(sa.text("SELECT 1 FROM documents WHERE id = :key"), {"key": key}).all())
+
+        yield System({"url": url}, has)
+    finally:
+        engine.dispose()
+
+
+CONNECTOR = ConnectorKind(
+    SqlSettings,
+    SqlConnector,
+    check,
+    about="a table of another Postgres or SQLite, a row a document",
+    trial=Trial(
+        {"url": "postgresql://hub:kit-secret@{host}:{port}/kit", "table": "documents", "key": "id"},
+        {"name": "{key}"},
+        system=_a_database,
+    ),
+)

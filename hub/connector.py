@@ -6,8 +6,10 @@ Nothing else registers it; `hub/discovery.py` finds it by its file's name.
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -59,18 +61,29 @@ class Case:
 
     name: str
     answer: Callable[[Sequence[Message]], Reply]
-    outcomes: tuple[
-        str, ...
-    ]  # by message, in lower case: "delivered", "refused", "throttle" (retry at a time), "expected" …
+    outcomes: tuple[str, ...]  # by message, in lower case: "refused", "throttle" (retry at a time), "expected" …
     events: tuple[str, ...] = ()  # of the messages; () means "created" for all
+
+
+class NotTried(Exception):
+    """What the kit would look at is not there to be looked at. One clause, without a full stop: the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system of a connector's own kind, up for as long as it is tried: where the other side is no HTTP."""
+
+    settings: Mapping[str, Any]  # that reach it; the trial's stay where they are not named
+    has: Callable[[str], bool]  # whether the document of that key has come
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """What the conformance kit needs to try a connector out, without the system that it is for.
 
-    In the texts of `settings`, {server} stands for the address of the kit's server, {directory} for an empty
-    directory; in those of `body`, {key} for the document's key, which lets the server tell the documents apart.
+    In the texts of `settings`, {server} stands for the address of the kit's HTTP server, {host} and {port} for one
+    that speaks nothing in particular, {directory} for an empty directory; in those of `body`, {key} for the document's
+    key, which lets the server tell the documents apart. A connector has `answer` or `system`.
     """
 
     settings: Mapping[str, Any]
@@ -78,8 +91,11 @@ class Trial:
     # What the system says when all is well, of the messages that a request is about and of how many requests of this
     # delivery came before it. None: the connector speaks no HTTP.
     answer: Callable[[Sequence[Message], int], Reply] | None = None
+    # Brings the system up, with a directory for what it keeps; NotTried when this machine has none.
+    system: Callable[[Path], AbstractAsyncContextManager[System]] | None = None
     nothing_written: Reply | None = None  # a 2xx of that system that means that nothing was written
     cases: tuple[Case, ...] = ()
+    excused: Mapping[str, str] = field(default_factory=dict)  # checks it is not put to, in their words: why, a clause
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Connectors:
     def __init__(self, package: ModuleType, read_definition: ReadDefinition, directory: Path | None) -> None:
         """`package`: the hub's own; `directory`: the project's, None without one."""
         self._package = package
+        self._folder = Path(package.__path__[0]).resolve()
         self._read_definition = read_definition
         self._directory = directory
         self._loaded: dict[str, ConnectorKind[Any]] = {}
@@ -76,19 +77,19 @@ class Connectors:
         return found
 
     def _of_hub(self) -> list[Found]:
-        folder = Path(self._package.__path__[0])
-        found = [self._definition("hub", path, f"{FOLDER}/{path.name}") for path in sorted(folder.glob("*.yaml"))]
-        for path in sorted(folder.glob("*.py")):
+        paths = sorted(self._folder.glob("*.yaml"))
+        found = [self._definition("hub", path, f"{FOLDER}/{path.name}") for path in paths]
+        for path in sorted(self._folder.glob("*.py")):
             if "\nCONNECTOR = " in path.read_text("utf-8"):  # asked of the text: importing all of them takes a second
                 load = _Module(f"{self._package.__name__}.{path.stem}", f"{FOLDER}/{path.name}", None)
                 found.append(Found(path.stem, "hub", f"{FOLDER}/{path.name}", load))
         return found
 
     def _of_project(self) -> list[Found]:
-        if self._directory is None:
-            return []
+        if self._directory is None or (folder := (self._directory / FOLDER).resolve()) == self._folder:
+            return []  # without a project, or in the hub's own working copy
         found = []
-        for path in sorted((self._directory / FOLDER).glob("*")):
+        for path in sorted(folder.glob("*")):
             place = f"{FOLDER}/{path.name}"
             if path.suffix == ".yml":
                 raise _wrong(place, "Files of a project end in .yaml.", f"Rename it to {path.stem}.yaml.")

@@ -1,6 +1,8 @@
 """`hub connector`: what there is, a new one, and the conformance kit."""
 
 import asyncio
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,18 +76,17 @@ def test_connector(context: click.Context, option: ProjectOption, name: str | No
     for each in names:
         verdicts = asyncio.run(run_kit(each, connectors(each)))
         faults = [verdict for verdict in verdicts if verdict.fault]
-        passed, failed = passed + len(verdicts) - len(faults), failed + len(faults)
+        well = sum(not (verdict.fault or verdict.not_tried) for verdict in verdicts)
+        passed, failed = passed + well, failed + len(faults)
         if as_json:
-            told = [{"check": verdict.check, "fault": verdict.fault} for verdict in verdicts]
-            echo_json({"connector": each, "passed": len(verdicts) - len(faults), "failed": len(faults), "checks": told})
+            told = [asdict(verdict) for verdict in verdicts]
+            echo_json({"connector": each, "passed": well, "failed": len(faults), "checks": told})
             continue
         for verdict in faults:
             click.echo(f"{each}: {verdict.check}: {verdict.fault}")
-        said = (
-            f"{len(verdicts) - len(faults)} passed, {len(faults)} failed"
-            if verdicts
-            else "says nothing of how to try it"
-        )
+        for reason, count in Counter(verdict.not_tried for verdict in verdicts if verdict.not_tried).items():
+            click.echo(f"{each}: {count} not tried: {reason}")
+        said = f"{well} passed, {len(faults)} failed" if verdicts else "says nothing of how to try it"
         click.echo(f"{each}: {said}")
     if not as_json:
         click.echo(f"{passed} passed, {failed} failed")

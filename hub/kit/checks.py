@@ -5,10 +5,12 @@ text is what the developer reads.
 """
 
 import asyncio
+import re
+import tempfile
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from email.utils import formatdate
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,17 +18,23 @@ from typing import Any
 
 import msgspec
 
-from hub.connector import Connector, ConnectorKind, Reply, Trial, read_settings
+from hub.connector import Connector, ConnectorKind, NotTried, Reply, System, Trial, read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.kit import server
-from hub.kit.server import Asked, Behaviour, Server
+from hub.kit.server import Asked, Behaviour, Server, listening
 from hub.project import Destination, Limits, Network
 
 THIS_MACHINE = Network((ip_network("127.0.0.0/8"),))
+NOWHERE = "http://127.0.0.1:9"  # where nobody listens
 TIMEOUT = 15.0  # seconds of an attempt in the kit
+BRIEF = 2.0  # seconds of one where nobody answers
+SHORT = 0.3  # seconds of one that is ended early
 BUSY = 120  # seconds that a throttling server asks for
 DETAIL = 500  # characters that a detail may have
 MEMORY = 48_000_000  # bytes that an answer may cost
+# Texts that would be code, or end a line, where they are not kept apart from it.
+EVIL = ("'; DROP TABLE documents; --", '"}], "x": ["', "a@example.org\r\nBcc: b@example.org", "\0\u202e{{ 7*7 }}%s")
+ANY_SYSTEM = System({}, lambda key: True)  # the settings alone say where to
 
 DELIVERED, RETRY, REFUSED, HELD = OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.REFUSED, OutcomeKind.HELD
 Check = Callable[["Bench"], Awaitable[None]]
@@ -40,12 +48,36 @@ class Bench:
         self.trial = trial
         self._kind = kind
         self._directory = directory
-        self.secrets = sorted(_texts_with(trial.settings, "secret"))
+        self.secrets = sorted(_words_with(trial.settings, "secret"))
 
-    def open(self, url: str) -> Connector:
-        settings = _filled(self.trial.settings, {"{server}": url, "{directory}": str(self._directory)})
-        destination = Destination("kit", self.name, settings=settings)
-        return self._kind.open(read_settings(self._kind, destination), Limits(timeout=TIMEOUT, network=THIS_MACHINE))
+    def open(self, url: str, timeout: float = TIMEOUT) -> Connector:
+        """`url`: http://host:port of the other side."""
+        return self._open(self.trial.settings, url, timeout)
+
+    def _open(self, settings: Mapping[str, Any], url: str = NOWHERE, timeout: float = TIMEOUT) -> Connector:
+        host, _, port = url.removeprefix("http://").partition(":")
+        texts = {"{server}": url, "{host}": host, "{port}": port, "{directory}": str(self._directory)}
+        destination = Destination("kit", self.name, settings=_filled(dict(settings), texts))
+        return self._kind.open(read_settings(self._kind, destination), Limits(timeout=timeout, network=THIS_MACHINE))
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator["Working"]:
+        """The connector, with a system that does what it should. NotTried when there is none here."""
+        if self.trial.answer:
+            async with Server(server.silent) as there:
+                connector = self.open(there.url)
+                try:
+                    yield Working(self, connector, there, lambda key: any(key in asked.text for asked in there.asked))
+                finally:
+                    await connector.close()
+            return
+        empty = Path(tempfile.mkdtemp(dir=self._directory))
+        async with self.trial.system(empty) if self.trial.system else nullcontext(ANY_SYSTEM) as system:
+            connector = self._open({**self.trial.settings, **system.settings})
+            try:
+                yield Working(self, connector, None, system.has)
+            finally:
+                await connector.close()
 
     def message(self, number: int, event: str = "created", *, like: str = "") -> Message:
         """`number`: from 1, it makes id and key; `like`: the text that stands in the body, instead of the key."""
@@ -82,6 +114,22 @@ class Bench:
         return behaviour
 
 
+class Working:
+    """A connector whose other side does what it should."""
+
+    def __init__(self, bench: Bench, connector: Connector, there: Server | None, has: Callable[[str], bool]) -> None:
+        self.batch = connector.batch
+        self.has = has  # whether the document of that key has come
+        self._bench = bench
+        self._connector = connector
+        self._server = there
+
+    async def deliver(self, *messages: Message) -> Sequence[Outcome]:
+        if self._server:
+            self._server.behaviour = self._bench.well(messages)
+        return await deliver(self._connector, messages)
+
+
 def key_of(number: int) -> str:
     return f"kitdoc{number:04}"
 
@@ -102,51 +150,97 @@ def expect(outcomes: Sequence[Outcome], *kinds: OutcomeKind) -> None:
     assert wrong is None, f"It should be {wanted}, and is {wrong.kind.name.lower()}: {wrong.detail}" if wrong else ""
 
 
+def expect_no_secret(bench: Bench, outcomes: Sequence[Outcome]) -> None:
+    shown = any(secret in outcome.detail for outcome in outcomes for secret in bench.secrets)
+    assert not shown, "A detail shows a secret of the settings."
+
+
 # Every connector
 
 
 async def delivers(bench: Bench) -> None:
     """a batch is delivered, an outcome for each"""
     messages = [bench.message(number) for number in range(1, 6)]
-    async with Server(bench.well(messages)) as there:
-        connector = bench.open(there.url)
-        try:
-            for start in range(0, len(messages), connector.batch):
-                part = messages[start : start + connector.batch]
-                there.behaviour = bench.well(part) if bench.trial.answer else there.behaviour
-                expect(await deliver(connector, part), DELIVERED)
-        finally:
-            await connector.close()
-        if bench.trial.answer:
-            for message in messages:
-                assert any(_named(asked, [message]) for asked in there.asked), f"{message.key} was never sent."
+    async with bench.working() as working:
+        for start in range(0, len(messages), working.batch):
+            expect(await working.deliver(*messages[start : start + working.batch]), DELIVERED)
+        for message in messages:
+            assert working.has(message.key), f"{message.key} is delivered, it says, and has not come."
 
 
 async def delivers_again(bench: Bench) -> None:
     """the same message may come again"""
-    message = bench.message(1)
-    async with Server(bench.well([message])) as there:
-        connector = bench.open(there.url)
-        try:
-            for _ in range(2):
-                there.behaviour = bench.well([message]) if bench.trial.answer else there.behaviour
-                expect(await deliver(connector, [message]), DELIVERED)
-        finally:
-            await connector.close()
-
-
-# Those that speak HTTP
+    async with bench.working() as working:
+        for _ in range(2):
+            expect(await working.deliver(bench.message(1)), DELIVERED)
 
 
 async def deletes(bench: Bench) -> None:
     """a deleted document is deleted there, or refused"""
-    message = bench.message(1, "deleted")
-    async with Server(bench.well([message])) as there:
-        connector = bench.open(there.url)
+    async with bench.working() as working:
+        expect(await working.deliver(bench.message(1)), DELIVERED)
+        expect(await working.deliver(bench.message(1, "deleted")), DELIVERED, REFUSED)
+
+
+async def outlives_evil_values(bench: Bench) -> None:
+    """no value breaks it: what comes afterwards is delivered"""
+    async with bench.working() as working:
+        for evil in EVIL:
+            await working.deliver(msgspec.structs.replace(bench.message(1, like=evil), key=evil))
+        expect(await working.deliver(bench.message(2)), DELIVERED)
+        assert working.has(key_of(2)), "It says that it is delivered, and it has not come."
+
+
+# Those that reach something over the network
+
+
+async def is_held_when_nobody_listens(bench: Bench) -> None:
+    """an address where nobody listens"""
+    await _expect_of_address(bench, NOWHERE, HELD)
+
+
+async def waits_without_blocking(bench: Bench) -> None:
+    """a server that says nothing holds up no other work, and the attempt can be ended"""
+    async with listening(server.silent) as url:
+        connector, began = bench.open(url, BRIEF), time.monotonic()
         try:
-            expect(await deliver(connector, [message]), DELIVERED, REFUSED)
+            with suppress(TimeoutError):
+                expect(await deliver(connector, [bench.message(1)], SHORT), RETRY, HELD)
+            took = time.monotonic() - began
+            assert took < SHORT + 1, f"It blocked the event loop: ended after {SHORT} seconds, it took {took:.1f}."
         finally:
             await connector.close()
+
+
+async def outlives_a_cut(bench: Bench) -> None:
+    """the connection is cut as soon as it is made"""
+    async with listening(server.cuts) as url:
+        await _expect_of_address(bench, url, RETRY, HELD)
+
+
+async def outlives_nonsense(bench: Bench) -> None:
+    """an answer in no language that it speaks"""
+    async with listening(server.garbage) as url:
+        await _expect_of_address(bench, url, RETRY, HELD)
+
+
+async def cuts_nonsense(bench: Bench) -> None:
+    """nonsense without end"""
+    async with listening(server.floods_nonsense) as url:
+        await _bounded(lambda: _expect_of_address(bench, url, RETRY, HELD))
+
+
+async def _expect_of_address(bench: Bench, url: str, *kinds: OutcomeKind) -> None:
+    connector = bench.open(url, BRIEF)
+    try:
+        outcomes = await deliver(connector, [bench.message(1)])
+    finally:
+        await connector.close()
+    expect(outcomes, *kinds)
+    expect_no_secret(bench, outcomes)
+
+
+# Those that speak HTTP
 
 
 async def sends_no_key_twice(bench: Bench) -> None:
@@ -158,7 +252,7 @@ async def sends_no_key_twice(bench: Bench) -> None:
             connector = bench.open(there.url)
             try:
                 if connector.batch < len(messages):
-                    return
+                    raise NotTried("it takes one message at a time")
                 expect(await deliver(connector, messages), DELIVERED)
             finally:
                 await connector.close()
@@ -174,8 +268,9 @@ async def takes_no_body(bench: Bench) -> None:
 
 async def sees_that_nothing_was_written(bench: Bench) -> None:
     """2xx with nothing written"""
-    if bench.trial.nothing_written is not None:
-        expect(await bench.outcomes(server.says(bench.trial.nothing_written)), RETRY, REFUSED)
+    if bench.trial.nothing_written is None:
+        raise NotTried("its system has no such answer")
+    expect(await bench.outcomes(server.says(bench.trial.nothing_written)), RETRY, REFUSED)
 
 
 async def refuses_conflicts(bench: Bench) -> None:
@@ -270,18 +365,18 @@ async def ends_a_drip(bench: Bench) -> None:
 
 async def cuts_a_flood(bench: Bench) -> None:
     """an answer without end"""
-    await _bounded(bench, server.floods)
+    await _bounded(lambda: bench.outcomes(server.floods))
 
 
 async def unpacks_no_bomb(bench: Bench) -> None:
     """a small answer that unpacks to 50 MB"""
-    await _bounded(bench, server.bombs)
+    await _bounded(lambda: bench.outcomes(server.bombs))
 
 
-async def _bounded(bench: Bench, behaviour: Behaviour) -> None:
+async def _bounded(attempt: Callable[[], Awaitable[object]]) -> None:
     tracemalloc.start()
     try:
-        await bench.outcomes(behaviour)
+        await attempt()
         _, peak = tracemalloc.get_traced_memory()
     except TimeoutError:
         raise AssertionError(f"It reads for more than {TIMEOUT:g} seconds.") from None
@@ -294,11 +389,6 @@ async def outlives_a_reset(bench: Bench) -> None:
     """the connection is cut in the middle of the answer"""
     kinds = (RETRY, HELD) if bench.trial.nothing_written else (RETRY, HELD, DELIVERED)
     expect(await bench.outcomes(server.resets), *kinds)
-
-
-async def outlives_garbage(bench: Bench) -> None:
-    """an answer that is no HTTP"""
-    expect(await bench.outcomes(server.garbage), HELD, RETRY)
 
 
 async def follows_nobody(bench: Bench) -> None:
@@ -331,9 +421,7 @@ async def _not_taken(bench: Bench, reply: Reply) -> None:
 
 async def shows_no_secret(bench: Bench) -> None:
     """what it was told is shown without secrets"""
-    for outcome in await bench.outcomes(server.echoes):
-        for secret in bench.secrets:
-            assert secret not in outcome.detail, "A detail shows a secret of the settings."
+    expect_no_secret(bench, await bench.outcomes(server.echoes))
 
 
 async def lets_nothing_in(bench: Bench) -> None:
@@ -353,23 +441,25 @@ async def lets_nothing_in(bench: Bench) -> None:
             assert not led, "A value led to another path or query: it needs the filter urlencode."
 
 
-async def is_held_when_nobody_listens(bench: Bench) -> None:
-    """an address where nobody listens"""
-    connector = bench.open("http://127.0.0.1:9")
-    try:
-        expect(await deliver(connector, [bench.message(1)]), HELD)
-    finally:
-        await connector.close()
-
-
-EVERY: tuple[Check, ...] = (delivers, delivers_again)
+EVERY: tuple[Check, ...] = (delivers, delivers_again, deletes, outlives_evil_values)
+NETWORK: tuple[Check, ...] = (
+    *(is_held_when_nobody_listens, waits_without_blocking, outlives_a_cut, outlives_nonsense, cuts_nonsense),
+)
 HTTP: tuple[Check, ...] = (
-    *(deletes, sends_no_key_twice, takes_no_body, sees_that_nothing_was_written, refuses_conflicts),
+    *(sends_no_key_twice, takes_no_body, sees_that_nothing_was_written, refuses_conflicts),
     *(waits_for_seconds, waits_for_a_date, waits_for_a_busy_server, slows_down, blames_the_destination),
     *(outlives_a_401, retries_faults, can_be_cancelled, ends_a_drip, cuts_a_flood, unpacks_no_bomb),
-    *(outlives_a_reset, outlives_garbage, follows_nobody, takes_no_page_for_an_answer, takes_no_broken_json),
-    *(shows_no_secret, lets_nothing_in, is_held_when_nobody_listens),
+    *(outlives_a_reset, follows_nobody, takes_no_page_for_an_answer, takes_no_broken_json),
+    *(shows_no_secret, lets_nothing_in),
 )
+
+
+def speaks_http(trial: Trial) -> bool:
+    return trial.answer is not None
+
+
+def reaches_network(trial: Trial) -> bool:
+    return any(_words_with(trial.settings, place) for place in ("{server}", "{host}"))
 
 
 def _named(asked: Asked, messages: Sequence[Message]) -> list[Message]:
@@ -387,6 +477,8 @@ def _place(text: str, message: Message) -> int:
 
 def _filled(part: Any, texts: dict[str, str]) -> Any:
     if isinstance(part, str):
+        if part == "{port}":
+            return int(texts[part])
         for name, text in texts.items():
             part = part.replace(name, text)
         return part
@@ -395,9 +487,9 @@ def _filled(part: Any, texts: dict[str, str]) -> Any:
     return [_filled(value, texts) for value in part] if isinstance(part, list | tuple) else part
 
 
-def _texts_with(part: Any, word: str) -> set[str]:
-    """The texts in it that hold `word`."""
+def _words_with(part: Any, text: str) -> set[str]:
+    """The words in it that hold `text`; a word ends where a URL's part does."""
     if isinstance(part, str):
-        return {part} if word in part else set()
+        return {word for word in re.split(r"[/:@?&= ]", part) if text in word}
     parts = part.values() if hasattr(part, "values") else part if isinstance(part, list | tuple) else ()
-    return {text for one in parts for text in _texts_with(one, word)}
+    return {word for one in parts for word in _words_with(one, text)}

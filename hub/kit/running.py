@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,18 +10,26 @@ from typing import Any
 
 import msgspec
 
-from hub.connector import Case, ConnectorKind
+from hub.connector import Case, ConnectorKind, NotTried, Trial
 from hub.delivery import Outcome, OutcomeKind
 from hub.errors import HubError
 from hub.kit import checks, server
 from hub.kit.checks import Bench, Check, deliver
 from hub.kit.server import Asked, Server
 
+# Which connectors checks are for, and why they are not for the others.
+GROUPS: tuple[tuple[Callable[[Trial], bool], tuple[Check, ...], str], ...] = (
+    (lambda trial: True, checks.EVERY, ""),
+    (checks.reaches_network, checks.NETWORK, "it reaches nothing over the network"),
+    (checks.speaks_http, checks.HTTP, "it speaks no HTTP"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     check: str  # what was looked at, in words
     fault: str = ""  # what is wrong; "" when it passed
+    not_tried: str = ""  # why it was not looked at, a clause; "" when it was
 
 
 async def run_kit(name: str, kind: ConnectorKind[Any]) -> list[Verdict]:
@@ -31,17 +39,27 @@ async def run_kit(name: str, kind: ConnectorKind[Any]) -> list[Verdict]:
         return []
     with tempfile.TemporaryDirectory() as directory:
         bench = Bench(name, kind, trial, Path(directory))
-        chosen: list[tuple[str, Check]] = [
-            (" ".join((check.__doc__ or "").split()), check)
-            for check in (*checks.EVERY, *(checks.HTTP if trial.answer else ()))
+        return [
+            Verdict(text, not_tried=reason) if reason else await _verdict(text, check, bench)
+            for text, check, reason in _chosen(trial)
         ]
-        chosen += [(f"its own: {case.name}", partial(_case, case=case)) for case in trial.cases]
-        return [await _verdict(text, check, bench) for text, check in chosen]
+
+
+def _chosen(trial: Trial) -> Iterator[tuple[str, Check, str]]:
+    """Every check in words, itself, and why it is not tried; "" when it is."""
+    for applies, group, otherwise in GROUPS:
+        for check in group:
+            text = " ".join((check.__doc__ or "").split())
+            yield text, check, trial.excused.get(text, "") if applies(trial) else otherwise
+    for case in trial.cases:
+        yield f"its own: {case.name}", partial(_case, case=case), ""
 
 
 async def _verdict(text: str, check: Check, bench: Bench) -> Verdict:
     try:
         await check(bench)
+    except NotTried as reason:
+        return Verdict(text, not_tried=str(reason))
     except AssertionError as error:
         return Verdict(text, str(error) or "It does not hold.")
     except HubError as error:

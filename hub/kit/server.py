@@ -6,7 +6,8 @@ It knows nothing of any API. A behaviour is a coroutine that gets the request an
 import asyncio
 import gzip
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import unquote
@@ -37,6 +38,7 @@ class Asked:
         return b"grant_type=client_credentials" in self.body
 
 
+NOTHING = Asked("", "", {}, b"")
 Behaviour = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -95,6 +97,29 @@ async def write(reply: Reply, writer: asyncio.StreamWriter) -> None:
     await writer.drain()
 
 
+@asynccontextmanager
+async def listening(behaviour: Behaviour) -> AsyncIterator[str]:
+    """An address, as a URL, where whoever connects meets `behaviour` at once: nothing is read, of whatever protocol."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        tasks.add(task)
+        with suppress(ConnectionError, asyncio.CancelledError):
+            await behaviour(NOTHING, writer)
+        writer.transport.abort()
+
+    there = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{there.sockets[0].getsockname()[1]}"
+    finally:
+        there.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 # Behaviours
 
 
@@ -113,6 +138,17 @@ async def garbage(asked: Asked, writer: asyncio.StreamWriter) -> None:
     writer.write(b"\0\xffthis is no HTTP\r\n\r\n" * 20)
     await writer.drain()
     raise ConnectionError
+
+
+async def cuts(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    """The connection, before a word."""
+    raise ConnectionError
+
+
+async def floods_nonsense(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b" " * 65536)
+        await writer.drain()
 
 
 async def drips(asked: Asked, writer: asyncio.StreamWriter) -> None:

@@ -88,13 +88,13 @@ def test_an_unreachable_destination_is_held(name: str, settings: dict[str, Any])
     assert [one.kind for one in deliver(name, settings)] == [OutcomeKind.HELD]
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(find.found()) if find(name).trial])
+@pytest.mark.parametrize("name", sorted(find.found()))
 def test_the_conformance_kit_passes(name: str) -> None:
     """Every check of it, against its hostile server."""
 
     verdicts = asyncio.run(run_kit(name, find(name)))
 
-    assert len(verdicts) >= 2
+    assert len([one for one in verdicts if not (one.fault or one.not_tried)]) >= 4
     assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
 
 

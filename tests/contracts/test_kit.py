@@ -1,7 +1,9 @@
 """The conformance kit finds what it looks for: connectors that break their word fail, each in its own check."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import pytest
 
 import connectors
 from connectors.declarative import read_definition
-from hub.connector import ConnectorKind, Reply, Trial
+from hub.connector import ConnectorKind, NotTried, Reply, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.kit import checks
 from hub.kit.checks import Bench, Check
 from hub.kit.running import run_kit
 from hub.project import Limits
+
+TRIAL = Trial({"url": "{server}", "token": "kit-secret"}, {"key": "{key}"}, lambda messages, before: Reply(body=b"[]"))
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -59,10 +63,13 @@ class Short(Careless):
         return (await super().deliver(messages))[:1]
 
 
+def bench_of(kind: ConnectorKind[Any]) -> Bench:
+    assert kind.trial
+    return Bench("tried", kind, kind.trial, Path())
+
+
 def faults(connector: Callable[[Settings, Limits], Any]) -> set[str]:
-    settings = {"url": "{server}", "token": "kit-secret"}
-    trial = Trial(settings, {"key": "{key}"}, lambda messages, before: Reply(200, body=b"[]"))
-    verdicts = asyncio.run(run_kit("bad", ConnectorKind(Settings, connector, trial=trial)))
+    verdicts = asyncio.run(run_kit("bad", ConnectorKind(Settings, connector, trial=TRIAL)))
     return {verdict.check for verdict in verdicts if verdict.fault}
 
 
@@ -79,7 +86,7 @@ def test_a_careless_connector_fails() -> None:
         "503 with Retry-After",
         "401 in mid-run: held, or renewed once and sent again",
         "an answer without end",
-        "an answer that is no HTTP",
+        "an answer in no language that it speaks",
         "a redirect, to the address of cloud metadata or elsewhere",
         "what it was told is shown without secrets",
         "an address where nobody listens",
@@ -87,11 +94,80 @@ def test_a_careless_connector_fails() -> None:
     assert not {"a batch is delivered, an outcome for each", "2xx without a body"} & found
 
 
-@pytest.mark.parametrize("connector", [Forgetful, Short])
-def test_a_batch_is_counted(connector: Callable[[Settings, Limits], Any]) -> None:
-    """What was not sent, and what has no outcome."""
+class Blocking(Careless):
+    """It waits for its server on the event loop."""
 
-    assert "a batch is delivered, an outcome for each" in faults(connector)
+    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        host, port = self._settings.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=3) as made:
+            made.recv(1)
+        return [Outcome(OutcomeKind.HELD)] * len(messages)
+
+
+def test_a_connector_that_blocks_fails() -> None:
+    """All other destinations would wait with it."""
+    bench = bench_of(ConnectorKind(Settings, Blocking, trial=Trial({"url": "{server}"})))
+
+    with pytest.raises(AssertionError, match="blocked the event loop"):
+        asyncio.run(checks.waits_without_blocking(bench))
+
+
+class LineSettings(msgspec.Struct, frozen=True):
+    path: str
+
+
+class Line:
+    """It says that it has written, and has not."""
+
+    batch = 5
+
+    def __init__(self, settings: LineSettings, limits: Limits) -> None:
+        pass
+
+    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        return [Outcome(OutcomeKind.DELIVERED)] * len(messages)
+
+    async def close(self) -> None:
+        pass
+
+
+def test_what_is_delivered_has_to_be_there() -> None:
+    """Where the connector's system can be asked; and what is not for it is named with the reason."""
+
+    @asynccontextmanager
+    async def nothing(directory: Path) -> AsyncIterator[System]:
+        yield System({"path": str(directory)}, lambda key: False)
+
+    trial = Trial({}, {"key": "{key}"}, system=nothing)
+    verdicts = {one.check: one for one in asyncio.run(run_kit("line", ConnectorKind(LineSettings, Line, trial=trial)))}
+
+    delivers = "a batch is delivered, an outcome for each"
+    assert verdicts[delivers].fault == "kitdoc0001 is delivered, it says, and has not come."
+    assert verdicts["a small answer that unpacks to 50 MB"].not_tried == "it speaks no HTTP"
+    assert verdicts["an address where nobody listens"].not_tried == "it reaches nothing over the network"
+
+
+def test_a_system_that_is_not_here_is_said() -> None:
+    """It is neither passed nor failed."""
+
+    def missing(directory: Path) -> Any:
+        raise NotTried("there is none here")
+
+    trial = Trial({"path": "x"}, {"key": "{key}"}, system=missing)
+    verdicts = asyncio.run(run_kit("line", ConnectorKind(LineSettings, Line, trial=trial)))
+
+    assert {one.not_tried for one in verdicts[:4]} == {"there is none here"}
+    assert not any(one.fault for one in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("connector", "fault"),
+    [(Forgetful, "kitdoc0002 is delivered, it says, and has not come."), (Short, "It gave 1 outcomes for 5 messages.")],
+)
+def test_a_batch_is_counted(connector: Callable[[Settings, Limits], Any], fault: str) -> None:
+    """What was not sent, and what has no outcome."""
+    with pytest.raises(AssertionError, match=fault):
+        asyncio.run(checks.delivers(bench_of(ConnectorKind(Settings, connector, trial=TRIAL))))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +185,7 @@ def test_a_definition_with_a_fault_fails(name: str, old: str, new: str, check: C
 
     text = (Path(connectors.__path__[0]) / f"{name}.yaml").read_text("utf-8")
     assert old in text
-    kind = read_definition(f"connectors/{name}.yaml", text.replace(old, new).encode())
-    assert kind.trial
-    bench = Bench(name, kind, kind.trial, Path())
+    bench = bench_of(read_definition(f"connectors/{name}.yaml", text.replace(old, new).encode()))
 
     with pytest.raises(AssertionError):
         asyncio.run(check(bench))

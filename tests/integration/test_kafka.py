@@ -4,7 +4,8 @@ import asyncio
 import random
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 
 from connectors.kafka import CONNECTOR, KafkaConnector
-from hub.connector import read_settings
+from hub.connector import System, read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import ProjectError
+from hub.kit.running import run_kit
 from hub.project import Destination, Limits
 from stack.kafka import Broker
 
@@ -72,6 +74,24 @@ def test_a_document_is_a_record_and_a_delete_a_tombstone(broker: Broker, topic: 
         "entity": b"order",
         "content-type": b"application/json",
     }
+
+
+def test_the_conformance_kit_passes_on_a_broker(broker: Broker, topic: str) -> None:
+    """What is delivered is read from the topic."""
+
+    def has(key: str) -> bool:
+        with closing(KafkaConsumer(bootstrap_servers=broker.bootstrap, consumer_timeout_ms=3000)) as consumer:
+            consumer.assign([TopicPartition(topic, 0)])
+            consumer.seek_to_beginning()
+            return any(record.key == key.encode() for record in consumer)
+
+    system = System({"bootstrap": broker.bootstrap, "topic": topic}, has)
+    assert CONNECTOR.trial
+    trial = replace(CONNECTOR.trial, system=lambda _: nullcontext(system))
+    verdicts = asyncio.run(run_kit("kafka", replace(CONNECTOR, trial=trial)))
+
+    assert [f"{one.check}: {one.fault}" for one in verdicts if one.fault] == []
+    assert not any(one.not_tried for one in verdicts[:4])
 
 
 def test_a_delete_may_have_a_body(broker: Broker, topic: str) -> None:
