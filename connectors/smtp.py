@@ -19,7 +19,7 @@ import msgspec
 from connectors.addresses import Guard
 from connectors.mail import Mail, NoMail, make_mail, parse_address
 from connectors.redaction import Redactor
-from hub.connector import ConnectorKind, NotTried, System, Trial
+from hub.connector import MAY_SEND, ConnectorKind, NotTried, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -161,6 +161,7 @@ async def _send(client: aiosmtplib.SMTP, sender: Address, mail: Mail) -> str:
     await client.mail(sender.addr_spec, options=options, encoding=encoding)
     for recipient in mail.recipients:
         await client.rcpt(recipient, encoding=encoding)
+    MAY_SEND.get()()  # a server forgets what came before it when no mail follows
     answer = await client.data(mail.content)
     return f"{answer.code} {answer.message}"
 

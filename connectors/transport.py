@@ -127,6 +127,8 @@ class Wire:
 
     async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         session = self._session()
+        if not content:
+            MAY_SEND.get()()
         async with session.request(method, url, headers=headers, data=_body(content), allow_redirects=False) as answer:
             beginning = await _beginning(answer, self._body_bytes)
             return Answer(answer.status, answer.raw_headers, beginning)

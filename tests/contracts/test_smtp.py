@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from connectors.smtp import CONNECTOR, SmtpConnector, SmtpSettings
-from hub.connector import read_settings
+from hub.connector import MAY_SEND, read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import ProjectError
 from hub.project import Destination, Limits, Network
+from hub.store.workers import Evicted
 from tests.certificates import Authority
 from tests.mailbox import Mailbox
 
@@ -181,6 +182,23 @@ def test_tls_and_login(tmp_path: Path, authority: Authority, security: str) -> N
         untrusted = deliver({**right, **login, "ca_file": ""})[0]
         assert untrusted.kind is OutcomeKind.HELD and "certificate" in untrusted.detail
         assert len(server.log()) == 1
+
+
+def test_a_worker_that_may_not_send_any_more_sends_nothing(mailbox: Mailbox) -> None:
+    """It was stopped while it spoke with the server, and another one has the delivery."""
+    before = len(mailbox.log())
+
+    def lost() -> None:
+        raise Evicted
+
+    token = MAY_SEND.set(lost)
+    try:
+        with pytest.raises(Evicted):
+            deliver(settings(mailbox))
+    finally:
+        MAY_SEND.reset(token)
+
+    assert len(mailbox.log()) == before
 
 
 def test_a_server_without_tls_is_held(mailbox: Mailbox) -> None:
