@@ -47,7 +47,7 @@ LIMIT = 600  # seconds for any one run
 PROJECT = {
     "hub.yaml": (
         "hub: bench\nsources:\n  main:\n    url: {url}\n    slot: hub\nstore: sqlite:///var/hub.db\n"
-        "console: {{listen: 127.0.0.1:0}}\n"
+        "console: {{listen: 127.0.0.1:0}}\nnetwork: {{allow: [localhost]}}\n"
     ),
     "entities/account.yaml": "entity: account\ntable: bench.accounts\n",
     "entities/order.yaml": (

@@ -143,7 +143,12 @@ class Case:
         store = self.machinery.postgres.url(self.store).replace("postgresql://", "postgresql+psycopg://", 1)
         limits = {"concurrency": concurrency}
         files: dict[str, Any] = {
-            "hub.yaml": {"hub": self.name, "sources": {"main": source}, "store": store},
+            "hub.yaml": {
+                "hub": self.name,
+                "sources": {"main": source},
+                "store": store,
+                "network": {"allow": ["localhost"]},
+            },
             "destinations/out.yaml": {"destination": "out", "connector": "http", "url": receiver, "limits": limits},
         }
         for n in range(1, ENTITIES + 1):

@@ -3,11 +3,13 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -109,4 +111,16 @@ def check(settings: FileSettings) -> str | None:
     return None if settings.path else "`path` is empty. Name a file, or - for standard output."
 
 
-CONNECTOR = ConnectorKind(FileSettings, FileConnector, check)
+@asynccontextmanager
+async def _a_file(directory: Path) -> AsyncIterator[System]:
+    file = directory / "out.jsonl"
+    yield System({"path": str(file)}, lambda key: key in file.read_text("utf-8"))
+
+
+CONNECTOR = ConnectorKind(
+    FileSettings,
+    FileConnector,
+    check,
+    about="a file, one JSON line a delivery",
+    trial=Trial({}, {"key": "{key}"}, system=_a_file),
+)

@@ -5,7 +5,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from http import HTTPStatus
@@ -15,13 +15,13 @@ import msgspec
 from yarl import URL
 
 from connectors.answer import read_answer
-from connectors.signature import Signer, signing_key
+from connectors.redaction import DETAIL, Redactor
+from connectors.signature import PREFIX, Signer, signing_key
 from connectors.transport import Answer, Wire, WireError
-from hub.connector import ConnectorKind
+from hub.connector import ConnectorKind, Reply, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
-DETAIL = 500  # characters of the answer that are kept
 CONNECTING = 0.9  # of the attempt's time limit: past it the receiver cannot be reached, rather than being slow
 OURS = frozenset(
     {
@@ -52,6 +52,7 @@ class HttpSettings(msgspec.Struct, frozen=True):
     client_certificate: str = ""  # PEM, certificate and chain
     client_key: str = ""  # PEM; left out: it is in client_certificate
     answers: list[str] = []  # what an answer may ask for: reschedule, forward
+    proxy: str = ""  # URL of an HTTP proxy, with user and password where it wants them
 
     @property
     def secrets(self) -> list[str]:
@@ -67,9 +68,13 @@ class HttpConnector:
         self._signer = Signer([signing_key(secret) for secret in settings.secrets])
         self._headers = _fixed_headers(settings)
         self._answers = frozenset(settings.answers)
-        self._secrets = sorted(_secret_texts(settings), key=len, reverse=True)
+        self._redacted = Redactor(_secret_texts(settings))
         self._wire = Wire(
-            concurrency=limits.concurrency, connect_timeout=limits.timeout * CONNECTING, tls=_tls(settings)
+            concurrency=limits.concurrency,
+            connect_timeout=limits.timeout * CONNECTING,
+            tls=_tls(settings),
+            network=limits.network,
+            proxy=URL(settings.proxy) if settings.proxy else None,
         )
 
     async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
@@ -81,7 +86,7 @@ class HttpConnector:
             answer = await self._wire.exchange(self._method, self._url, headers, message.content)
         except WireError as error:
             return Outcome(OutcomeKind.HELD, self._redacted(str(error)))
-        outcome = classify(answer, self._redacted(_detail(answer)), time.time())
+        outcome = classify(answer, self._redacted(summary(answer)), time.time())
         if self._answers and outcome.kind is OutcomeKind.DELIVERED:
             after = answer.header("hub-reschedule")
             outcome = read_answer(answer.content, after, self._answers, outcome.detail)
@@ -100,11 +105,6 @@ class HttpConnector:
         if self._signer:
             headers.append(("webhook-signature", self._signer.header(message.id, timestamp, message.content)))
         return headers
-
-    def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text[:DETAIL]
 
     async def close(self) -> None:
         await self._wire.close()
@@ -153,14 +153,15 @@ def traceparent(delivery_id: str) -> str:
     return f"00-{sha256(delivery_id.encode()).hexdigest()[:32]}-{random.getrandbits(64) | 1:016x}-01"
 
 
-def _detail(answer: Answer) -> str:
+def summary(answer: Answer) -> str:
+    """Status and the beginning of the body, on one line."""
     try:
         head = f"{answer.status} {HTTPStatus(answer.status).phrase}"
     except ValueError:
         head = str(answer.status)
     if 300 <= answer.status < 400:
         return f"{head}: to {answer.header('location')}"
-    text = " ".join(answer.content[: DETAIL * 4].decode("utf-8", "replace").replace("\0", " ").split())
+    text = answer.content[: DETAIL * 4].decode("utf-8", "replace").strip()
     return f"{head}: {text}" if text else head
 
 
@@ -170,17 +171,26 @@ def _fixed_headers(settings: HttpSettings) -> list[tuple[str, str]]:
     names = {name for name, _ in headers}
     if "user-agent" not in names:
         headers.append(("user-agent", f"hub/{version('hub-cdc')}"))
-    url = URL(settings.url)
-    if url.user and "authorization" not in names:
-        pair = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
-        headers.append(("authorization", f"Basic {pair}"))
+    basic = _basic(URL(settings.url))
+    if basic and "authorization" not in names:
+        headers.append(("authorization", f"Basic {basic}"))
     return [*headers, ("accept-encoding", "identity")]
 
 
-def _secret_texts(settings: HttpSettings) -> set[str]:
-    url = URL(settings.url)
-    texts = {*settings.secrets, *settings.headers.values(), url.password or "", *url.query.values()}
-    return {text for text in texts if len(text) >= 4}
+def _basic(url: URL) -> str:
+    """The credentials in a URL, as Basic authorization has them; "" when it has none."""
+    return base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode() if url.user else ""
+
+
+def _secret_texts(settings: HttpSettings) -> Iterator[str]:
+    """What no detail may show: also as it goes over the wire, and a token without the word before it."""
+    yield from settings.secrets
+    yield from (secret.removeprefix(PREFIX) for secret in settings.secrets)
+    for value in settings.headers.values():
+        yield from (value, value.rpartition(" ")[2])
+    for url in (URL(settings.url), URL(settings.proxy)):
+        yield from (url.password or "", url.raw_password or "", _basic(url))
+        yield from url.query.values()
 
 
 def _tls(settings: HttpSettings) -> ssl.SSLContext | bool:
@@ -196,6 +206,7 @@ def check(settings: HttpSettings) -> str | None:
     """What is wrong with the values, one sentence with the remedy."""
     return (
         _wrong_url(settings.url)
+        or (_wrong_proxy(settings.proxy) if settings.proxy else None)
         or _wrong_method(settings.method)
         or _wrong_secrets(settings.secrets)
         or next(filter(None, (_wrong_header(*header) for header in settings.headers.items())), None)
@@ -210,6 +221,16 @@ def _wrong_url(text: str) -> str | None:
         return "`url` is no URL. Write https://host/path."
     if url.scheme not in ("http", "https") or not url.host:
         return "`url` has no http or https address. Write https://host/path."
+    return None
+
+
+def _wrong_proxy(text: str) -> str | None:
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme != "http" or not url.host:
+        return "`proxy` has no http address. Write http://host:port."
     return None
 
 
@@ -246,4 +267,10 @@ def _wrong_tls(settings: HttpSettings) -> str | None:
     return None
 
 
-CONNECTOR = ConnectorKind(HttpSettings, HttpConnector, check)
+CONNECTOR = ConnectorKind(
+    HttpSettings,
+    HttpConnector,
+    check,
+    about="any service that takes a signed request for each delivery",
+    trial=Trial({"url": "{server}", "secret": "kit-secret"}, {"key": "{key}"}, lambda messages, before: Reply(204)),
+)

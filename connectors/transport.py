@@ -2,10 +2,10 @@
 
 `Wire.exchange` is the fast path; `AiohttpTransport` is the same for an httpx.AsyncClient, whose own pool takes time
 quadratic in its connections. Nothing is taken from the environment, no redirect is followed, no cookie kept, no
-compressed answer asked for.
+compressed answer asked for or unpacked. Each connection's address is checked as it is made (connectors/addresses.py).
 
     WireError               no answer came of it
-    ├── Unreachable         DNS, TCP or TLS: the request was not sent
+    ├── Unreachable         DNS, TCP or TLS, or an address that is not allowed: the request was not sent
     └── Broken              the connection ended, or what came is no HTTP: the request may have been taken
 """
 
@@ -16,13 +16,15 @@ from collections.abc import Iterable
 import aiohttp
 import httpx
 import msgspec
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter
 from yarl import URL
 
+from connectors.addresses import Guard, Refused
 from hub.connector import MAY_SEND
+from hub.project import Network
 
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
-BODY_BYTES = 65_536  # of an answer that are read; the rest is not
+BODY_BYTES = 65_536  # of an answer that are read, unless told otherwise; the rest is not
 BODY_TIME = 3.0  # seconds that an answer's body gets after its head
 
 
@@ -41,7 +43,7 @@ class Broken(WireError):
 class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: Iterable[tuple[bytes, bytes]]
-    content: bytes  # its beginning, BODY_BYTES at most
+    content: bytes  # its beginning
 
     def header(self, name: str) -> str | None:
         """The first of that name; `name` in lower case."""
@@ -52,18 +54,42 @@ class Answer(msgspec.Struct, frozen=True):
 class Wire:
     """Connections of one destination. The whole attempt's time limit is the caller's: asyncio.timeout."""
 
-    def __init__(self, *, concurrency: int, connect_timeout: float, tls: ssl.SSLContext | bool = True) -> None:
-        """`connect_timeout`: seconds for DNS, TCP and TLS together."""
+    def __init__(
+        self,
+        *,
+        concurrency: int,
+        connect_timeout: float,
+        tls: ssl.SSLContext | bool = True,
+        network: Network = Network(),  # noqa: B008 - it is frozen
+        proxy: URL | None = None,
+        resolver: AbstractResolver | None = None,
+        body_bytes: int = BODY_BYTES,
+    ) -> None:
+        """`connect_timeout`: seconds for DNS, TCP and TLS together. With a proxy the address checked is the proxy's.
+
+        `body_bytes` of an answer are read at most.
+        """
+        self._body_bytes = body_bytes
         self._concurrency = concurrency
+        self._guard = Guard(network)
+        self._proxy = proxy
+        self._resolver = resolver
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
         self._tls = tls
         self._open: aiohttp.ClientSession | None = None
 
     def _session(self) -> aiohttp.ClientSession:
         if self._open is None:
-            connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEEP_ALIVE, ssl=self._tls)
+            connector = aiohttp.TCPConnector(
+                limit=self._concurrency,
+                keepalive_timeout=KEEP_ALIVE,
+                ssl=self._tls,
+                resolver=self._resolver,
+                socket_factory=self._guard,
+            )
             self._open = aiohttp.ClientSession(
                 connector=connector,
+                proxy=self._proxy,
                 timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -81,7 +107,12 @@ class Wire:
         except aiohttp.ConnectionTimeoutError as error:
             raise Unreachable("The connection took too long.") from error
         except aiohttp.ClientConnectorError as error:
-            raise Unreachable(_sentence(error)) from error
+            refused = error.os_error.strerror if isinstance(error.os_error, Refused) else ""
+            raise Unreachable(refused or _sentence(error)) from error
+        except aiohttp.InvalidURL as error:
+            raise Unreachable(f"{url.host} is no host: {error.description}.") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise Unreachable(f"The proxy answered {error.status} {error.message}.") from error
         except aiohttp.ClientResponseError as error:
             raise Broken(f"The answer is no HTTP: {error.message}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -96,8 +127,10 @@ class Wire:
 
     async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         session = self._session()
+        if not content:
+            MAY_SEND.get()()
         async with session.request(method, url, headers=headers, data=_body(content), allow_redirects=False) as answer:
-            beginning = await _beginning(answer)
+            beginning = await _beginning(answer, self._body_bytes)
             return Answer(answer.status, answer.raw_headers, beginning)
 
     async def close(self) -> None:
@@ -142,15 +175,15 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         await self._wire.close()
 
 
-async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
-    """The first BODY_BYTES, as far as they come within BODY_TIME; the connection is given up when there is more."""
+async def _beginning(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first `most` bytes, as far as they come within BODY_TIME; the connection is given up when there is more."""
     if answer.content.at_eof():
         return b""
     content = bytearray()
     try:
         async with asyncio.timeout(BODY_TIME):
-            while len(content) < BODY_BYTES:
-                chunk = await answer.content.read(BODY_BYTES - len(content))
+            while len(content) < most:
+                chunk = await answer.content.read(most - len(content))
                 if not chunk:
                     return bytes(content)
                 content += chunk

@@ -1,10 +1,10 @@
 """The composition root: the one module that knows `cdc` and `connectors`, and joins them with the hub's own parts."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +13,8 @@ from hub.capture.role import Outside, definition
 from hub.catalogue import Catalogue, Column
 from hub.changes import NO_CURSOR, Feed, FeedPlan, lsn_text, parse_lsn
 from hub.check import check
-from hub.connector import Kinds, kinds_of_package, read_settings
+from hub.connector import read_settings
+from hub.discovery import Connectors
 from hub.dispatch.dispatcher import Dispatcher
 from hub.documents import Shape
 from hub.entities import Entity, captured_columns, compile_entity
@@ -381,16 +382,22 @@ def compile_subscription(config: SubscriptionConfig, entities: Mapping[str, Enti
     return Subscription.compile(config, entity.shape if entity else Shape({}))
 
 
-def connector_kinds() -> Kinds:
-    """The connectors, by name."""
+def find_connectors(directory: Path | None) -> Connectors:
+    """The connectors of the hub, of installed packages and of the project in `directory`, by name."""
     import connectors
+    from connectors.declarative import read_definition
 
-    return kinds_of_package(connectors, importlib.import_module)
+    return Connectors(connectors, read_definition, directory)
+
+
+def has_side_effects(project: Project, destination: str) -> bool:
+    """Whether what is delivered there cannot be taken back."""
+    return find_connectors(project.directory)(project.destinations[destination].connector).side_effects
 
 
 def build_dispatcher(project: Project, store: Store) -> Dispatcher:
     """ProjectError when a destination's settings are not what its connector takes."""
-    kinds = connector_kinds()
+    kinds = find_connectors(project.directory)
     openers = {}
     for name, destination in project.destinations.items():
         kind = kinds(destination.connector)

@@ -1,19 +1,21 @@
-"""The port that destinations are reached through, and how a connector is found by its file's name.
+"""The port that destinations are reached through, and what a connector offers.
 
-A connector is one module. It offers `CONNECTOR`, a ConnectorKind: the settings that its destinations have, and how
-one is opened. Nothing else registers it.
+A connector is one file: a module that offers `CONNECTOR`, a ConnectorKind, or a YAML definition that becomes one.
+Nothing else registers it; `hub/discovery.py` finds it by its file's name.
 """
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from hub.delivery import Message, Outcome
-from hub.errors import InputError, Problem, ProjectError
+from hub.errors import Problem, ProjectError
 from hub.project import Destination, Limits, Place
 
 # To be called right before a message's bytes leave, where a connector can: it raises when the message is another
@@ -45,6 +47,58 @@ Settings = TypeVar("Settings", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer of the conformance kit's server."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A connector's own test: how the system answers a batch, and the outcome of each message."""
+
+    name: str
+    answer: Callable[[Sequence[Message]], Reply]
+    outcomes: tuple[str, ...]  # by message, in lower case: "refused", "throttle" (retry at a time), "expected" …
+    events: tuple[str, ...] = ()  # of the messages; () means "created" for all
+
+
+class NotTried(Exception):
+    """What the kit would look at is not there to be looked at. One clause, without a full stop: the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A system of a connector's own kind, up for as long as it is tried: where the other side is no HTTP."""
+
+    settings: Mapping[str, Any]  # that reach it; the trial's stay where they are not named
+    has: Callable[[str], bool]  # whether the document of that key has come
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the conformance kit needs to try a connector out, without the system that it is for.
+
+    In the texts of `settings`, {server} stands for the address of the kit's HTTP server, {host} and {port} for one
+    that speaks nothing in particular, {directory} for an empty directory; in those of `body`, {key} for the document's
+    key, which lets the server tell the documents apart. A connector has `answer` or `system`.
+    """
+
+    settings: Mapping[str, Any]
+    body: Any = None  # of one document's delivery, as a subscription would give it
+    # What the system says when all is well, of the messages that a request is about and of how many requests of this
+    # delivery came before it. None: the connector speaks no HTTP.
+    answer: Callable[[Sequence[Message], int], Reply] | None = None
+    # Brings the system up, with a directory for what it keeps; NotTried when this machine has none.
+    system: Callable[[Path], AbstractAsyncContextManager[System]] | None = None
+    nothing_written: Reply | None = None  # a 2xx of that system that means that nothing was written
+    cases: tuple[Case, ...] = ()
+    excused: Mapping[str, str] = field(default_factory=dict)  # checks it is not put to, in their words: why, a clause
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectorKind(Generic[Settings]):
     """What a connector's module offers as CONNECTOR."""
 
@@ -53,6 +107,9 @@ class ConnectorKind(Generic[Settings]):
     settings: type[Settings]
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
+    side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
+    about: str = ""  # what it delivers to, one line
+    trial: Trial | None = None  # what `hub connector test` tries it with
 
 
 Kinds = Callable[[str], ConnectorKind[Any]]  # by name; InputError when there is no such connector
@@ -108,27 +165,3 @@ def _mistyped(destination: Destination, message: str) -> Problem:
 def _problem(destination: Destination, key: str, what: str, remedy: str) -> Problem:
     place = destination.places.get(key) or destination.place or Place(f"destinations/{destination.name}.yaml", 0, 0)
     return Problem(place.file, place.line, place.column, what, remedy)
-
-
-class UnknownConnector(InputError):
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There is: {', '.join(known)}."
-        super().__init__(f"There is no connector {name!r}.", hint)
-
-
-def kinds_of_package(package: Any, import_module: Callable[[str], Any]) -> Kinds:
-    """Connectors by the names of a package's modules: `http` is the CONNECTOR of `connectors/http.py`."""
-    import pkgutil
-
-    def find(name: str) -> ConnectorKind[Any]:
-        names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg]
-        module = import_module(f"{package.__name__}.{name}") if name in names else None
-        kind = getattr(module, "CONNECTOR", None)
-        if kind is None:
-            offered = [one for one in names if hasattr(import_module(f"{package.__name__}.{one}"), "CONNECTOR")]
-            raise UnknownConnector(name, sorted(offered))
-        assert isinstance(kind, ConnectorKind)
-        return kind
-
-    return find

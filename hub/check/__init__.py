@@ -11,7 +11,7 @@ from hub.check.later import check_later
 from hub.check.subscriptions import check_subscription
 from hub.connector import Kinds, settings_problems
 from hub.documents import Shape
-from hub.errors import InputError, Problem
+from hub.errors import InputError, Problem, ProjectError
 from hub.project import Columns, Destination, EntityConfig, Place, Project, Relation
 from hub.project.problems import Problems
 from hub.project.streams import stream_of, tables_of
@@ -114,6 +114,10 @@ def _check_forwarders(entity: EntityConfig, project: Project, problems: Problems
 def _check_settings(destination: Destination, kinds: Kinds, problems: Problems) -> None:
     try:
         kind = kinds(destination.connector)
+    except ProjectError as error:  # the connector's own file is at fault
+        for problem in error.problems:
+            problems.add(Place(problem.file, problem.line, problem.column), problem.what, problem.remedy)
+        return
     except InputError as error:
         problems.add(destination.places.get("connector"), error.what, error.remedy)
         return

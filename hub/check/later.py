@@ -9,8 +9,6 @@ from hub.errors import ProjectError
 from hub.project import DeliveryPolicy, Place, Project, SubscriptionConfig
 from hub.project.problems import Problems
 
-OWN_CONNECTORS = "connectors"  # the folder of a project's own
-
 Found = tuple[Place | None, str, str]  # where, what is not done yet, what to do instead
 
 
@@ -31,11 +29,6 @@ def refuse_later(project: Project) -> None:
 def _found(project: Project) -> Iterator[Found]:
     for subscription in project.subscriptions.values():
         yield from _of_subscription(subscription)
-    folder = project.directory / OWN_CONNECTORS
-    for file in sorted(folder.glob("*")) if folder.is_dir() else ():
-        if file.suffix in (".py", ".yaml") and not file.name.startswith((".", "_")):
-            place = Place(f"{OWN_CONNECTORS}/{file.name}", 0, 0)
-            yield place, "connectors of a project's own", "Take it out of the project; 'http' and 'file' are there."
 
 
 def _of_subscription(subscription: SubscriptionConfig) -> Iterator[Found]:

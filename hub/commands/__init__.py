@@ -10,6 +10,7 @@ from hub.commands.context import HubGroup, ProjectOption
 # By module: its commands. A module is imported when one of them is called: all of them take a second.
 MODULES = {
     "check": ("check", "init"),
+    "connector": ("connector",),
     "deliveries": ("deliveries", "pause", "resume"),
     "demo": ("demo",),
     "documents": ("documents",),

@@ -43,12 +43,12 @@ def check(context: click.Context, option: ProjectOption, offline: bool, as_json:
 
 def _judged(project: Project, known: list[Problem], offline: bool) -> tuple[list[Problem], list[str]]:
     """All problems, the known ones included, and what has to be said of how they were looked for."""
-    from hub.bootstrap import connector_kinds, unsupported_type
+    from hub.bootstrap import find_connectors, unsupported_type
     from hub.check import check as judge
 
     unclear = any(problem.file == HUB_FILE for problem in known)
     catalogues, remarks = ({}, [NOT_READ]) if offline or unclear else _catalogues(project)
-    return judge(project, catalogues, unsupported_type, connector_kinds(), known), remarks
+    return judge(project, catalogues, unsupported_type, find_connectors(project.directory), known), remarks
 
 
 def _catalogues(project: Project) -> tuple[dict[str, Catalogue], list[str]]:

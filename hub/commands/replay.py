@@ -1,6 +1,7 @@
 """`hub replay` and `hub backfill`: journal versions delivered again, current documents delivered."""
 
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -19,6 +20,11 @@ rate_option = click.option("--rate", type=Rate(), metavar="N/s", help="So many d
 new_ids_option = click.option(
     "--new-ids", is_flag=True, help="With new delivery ids, for a receiver that accepted and then lost."
 )
+side_effects_option = click.option(
+    "--side-effects",
+    is_flag=True,
+    help="Also to destinations where a delivery cannot be taken back: mails are sent again.",
+)
 
 
 @click.command(short_help="Deliver journal versions again.")
@@ -32,6 +38,7 @@ new_ids_option = click.option(
 @click.option("--transaction", type=int, help="Of this source transaction id.")
 @click.option("--failed", is_flag=True, help="Only what is parked.")
 @new_ids_option
+@side_effects_option
 @dry_run_option
 @yes_option
 @rate_option
@@ -44,6 +51,7 @@ new_ids_option = click.option(
 def replay(
     option: ProjectOption,
     /,
+    side_effects: bool,
     dry_run: bool,
     yes: bool,
     rate: float | None,
@@ -67,12 +75,14 @@ def replay(
     else:
         filters = _filters(option, chosen)
         refuse_empty(filters)
-        _carry_out(option, "replay", filters, dry_run=dry_run, yes=yes, rate=rate, as_json=as_json)
+        again = Again("replay", filters, rate, side_effects=side_effects)
+        _carry_out(option, again, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @click.command(short_help="Deliver the current documents of a subscription.")
 @click.argument("subscription")
 @new_ids_option
+@side_effects_option
 @dry_run_option
 @yes_option
 @rate_option
@@ -82,6 +92,7 @@ def backfill(
     option: ProjectOption,
     subscription: str,
     new_ids: bool,
+    side_effects: bool,
     dry_run: bool,
     yes: bool,
     rate: float | None,
@@ -94,7 +105,8 @@ def backfill(
     """
     known(subscription, option.project.subscriptions, "subscription")
     filters = Filters(subscriptions=(subscription,), new_ids=new_ids)
-    _carry_out(option, "backfill", filters, dry_run=dry_run, yes=yes, rate=rate, as_json=as_json)
+    again = Again("backfill", filters, rate, side_effects=side_effects)
+    _carry_out(option, again, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def _filters(option: ProjectOption, chosen: dict[str, Any]) -> Filters:
@@ -133,22 +145,49 @@ def replayer(option: ProjectOption) -> Replayer:
     return Replayer(Replays(option.store), subscriptions)
 
 
-def _carry_out(
-    option: ProjectOption, kind: str, filters: Filters, *, dry_run: bool, yes: bool, rate: float | None, as_json: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What was asked for."""
+
+    kind: str  # replay, backfill
+    filters: Filters
+    rate: float | None  # deliveries a second
+    side_effects: bool  # also where a delivery cannot be taken back
+
+
+def _carry_out(option: ProjectOption, again: Again, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     worker = replayer(option)
-    plan = worker.plan(kind, filters)
+    plan = worker.plan(again.kind, again.filters)
     if not as_json or not (yes or dry_run):
-        click.echo(_plan_text(kind, plan), err=as_json)
+        click.echo(_plan_text(again.kind, plan), err=as_json)
     if dry_run or not plan.total:
         if as_json:
-            echo_json(_plan_json(kind, plan))
+            echo_json(_plan_json(again.kind, plan))
         return
+    if not again.side_effects:
+        _refuse_side_effects(option, plan)
     if not yes:
         click.confirm("Go?", abort=True, err=True)
-    begun = Replays(option.store).begin(kind, filters, plan.total)
-    done = _run(worker, begun, rate)
+    begun = Replays(option.store).begin(again.kind, again.filters, plan.total)
+    done = _run(worker, begun, again.rate)
     _report(done, plan, as_json)
+
+
+def _refuse_side_effects(option: ProjectOption, plan: Plan) -> None:
+    """InputError when the plan has deliveries that cannot be taken back."""
+    from hub.bootstrap import has_side_effects
+
+    project = option.project
+    names = sorted(
+        name
+        for name, count in plan.deliveries.items()
+        if count and has_side_effects(project, project.subscriptions[name].to)
+    )
+    if names:
+        raise InputError(
+            f"What {' and '.join(names)} delivers cannot be taken back, and may have been delivered before.",
+            "Name other subscriptions with --subscription, or give --side-effects to deliver it again.",
+        )
 
 
 def _resume(option: ProjectOption, id: int, rate: float | None, as_json: bool) -> None:

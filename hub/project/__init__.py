@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,18 @@ class EntityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """What connectors may reach beside the public internet."""
+
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     rate: tuple[int, float] | None = None  # requests per seconds: 100/10s is (100, 10.0)
     concurrency: int = 8  # attempts at one time
     timeout: float = 15.0  # seconds, for one whole attempt
+    network: Network = Network()  # the same for all of a hub
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""The addresses in hub.yaml: the source's, the store's, the console's.
+"""The addresses in hub.yaml: the source's, the store's, the console's, and those that connectors may reach.
 
 Messages never show a URL: it holds a password.
 """
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -39,6 +40,11 @@ SOURCE_PARAMETERS = (
     "target_session_attrs",
     "tcp_user_timeout",
 )
+# Words for what `network:` may allow.
+NETWORKS = {
+    "localhost": ("127.0.0.0/8", "::1/128"),
+    "private": ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
+}
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _SHAPE = "Write postgresql://user:password@host:5432/database, special characters percent-encoded."
 
@@ -112,3 +118,22 @@ def console_address(fields: Fields) -> tuple[str, int]:
         fields.wrong("listen", "is not an address.", "Write host:port, 127.0.0.1:8080 for example.")
         return default.host, default.port
     return host.strip("[]"), int(port)
+
+
+def allowed_networks(fields: Fields) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks of `allow`: each an address, a network, or a word of NETWORKS."""
+    found: list[IPv4Network | IPv6Network] = []
+    for text in fields.names("allow"):
+        try:
+            found += [ip_network(one) for one in NETWORKS.get(text, (text,))]
+        except ValueError:
+            what = f"holds {text!r}, which is no network."
+            fields.wrong("allow", what, _nearest_network(text))
+    return tuple(found)
+
+
+def _nearest_network(text: str) -> str:
+    try:
+        return f"Write {ip_network(text, strict=False)}, or {text.partition('/')[0]} for that address alone."
+    except ValueError:
+        return f"Write addresses or networks, 10.0.0.0/8 for example, or {' or '.join(NETWORKS)}."

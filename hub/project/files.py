@@ -16,6 +16,7 @@ from hub.project import (
     Destination,
     EntityConfig,
     Limits,
+    Network,
     Place,
     Project,
     Relation,
@@ -23,7 +24,7 @@ from hub.project import (
     Source,
     SubscriptionConfig,
 )
-from hub.project.addresses import console_address, source_url_fault, store_url
+from hub.project.addresses import allowed_networks, console_address, source_url_fault, store_url
 from hub.project.problems import Problems
 from hub.project.references import check_references
 from hub.project.yaml_fields import NAME, Fields
@@ -40,10 +41,11 @@ _RELATION = ("table", "foreign_key", "references")
 
 # Every key that a project may hold, by the map it belongs to; docs/project.md describes each.
 KEYS: Mapping[str, tuple[str, ...]] = {
-    "hub": ("hub", "sources", "store", "console", "retention", "fan_out"),
+    "hub": ("hub", "sources", "store", "console", "network", "retention", "fan_out"),
     "source": ("url", "slot", "streams", "kafka"),
     "kafka": ("bootstrap", "connect", "topic"),
     "console": ("listen", "token"),
+    "network": ("allow",),
     "retention": ("documents", "attempts"),
     "entity": ("entity", "source", "table", "key", "columns", "soft_delete", "derived", "from", *KINDS),
     "columns": ("include", "exclude", "rename"),
@@ -163,12 +165,13 @@ def _project(files: _Files, root: Node) -> Project:
             "The project has no entity.",
             "Write one: entities/NAME.yaml with 'entity: NAME' and 'table: TABLE'.",
         )
+    network = _network(fields)
     return Project(
         name=name,
         directory=files.directory,
         sources=sources,
         entities=entities,
-        destinations=files.nouns("destinations", lambda tree: _destination(tree, problems)),
+        destinations=files.nouns("destinations", lambda tree: _destination(tree, network, problems)),
         subscriptions=files.nouns("subscriptions", lambda tree: _subscription(tree, problems)),
         store=store_url(fields, files.directory),
         console=_console(fields),
@@ -257,6 +260,11 @@ def _console(fields: Fields) -> Console:
         return Console()
     host, port = console_address(below)
     return Console(host, port, below.text("token", may_be_empty=True))
+
+
+def _network(fields: Fields) -> Network:
+    below = fields.map("network", KEYS["network"], "'network'")
+    return Network() if below is None else Network(allowed_networks(below))
 
 
 def _retention(fields: Fields) -> Retention:
@@ -411,13 +419,13 @@ def _count(columns: tuple[str, ...]) -> str:
     return "1 column" if len(columns) == 1 else f"{len(columns)} columns"
 
 
-def _destination(tree: Node, problems: Problems) -> Destination:
+def _destination(tree: Node, network: Network, problems: Problems) -> Destination:
     fields = Fields(tree, "the destination", None, problems)
     own = KEYS["destination"]
     return Destination(
         name=fields.name("destination", "crm"),
         connector=fields.text("connector", example="http"),
-        limits=_limits(fields),
+        limits=_limits(fields, network),
         answers=fields.choices("answers", ("reschedule", "forward"), ()),
         settings={key: fields.tree(key, float) for key in fields.entries if key not in own},
         place=fields.at("destination"),
@@ -425,15 +433,16 @@ def _destination(tree: Node, problems: Problems) -> Destination:
     )
 
 
-def _limits(fields: Fields) -> Limits:
+def _limits(fields: Fields, network: Network) -> Limits:
     below = fields.map("limits", KEYS["limits"], "'limits'")
-    default = Limits()
+    default = Limits(network=network)
     if below is None:
         return default
     return Limits(
         rate=below.rate("rate"),
         concurrency=below.integer("concurrency", default.concurrency, 1, 1000),
         timeout=below.seconds("timeout", default.timeout, zero=False),
+        network=network,
     )
 
 

@@ -11,6 +11,7 @@ sources:
     slot: hub                         # the name of the replication slot and the publication
 store: sqlite:///var/hub.db           # the hub's own memory; relative to this directory
 console: {listen: 127.0.0.1:8080}     # /healthz, /readyz and /metrics; add `token:` before others may reach it
+# network: {allow: [private]}         # when receivers are inside your own network
 retention: {documents: 30d, attempts: 7d}
 """,
     "entities/order.yaml": """\

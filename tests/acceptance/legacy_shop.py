@@ -59,6 +59,7 @@ class Shop:
             "sources": {"main": {"url": url, "slot": slot}},
             "store": self.project.store,
             "console": {"listen": "127.0.0.1:0"},
+            "network": {"allow": ["localhost"]},
         }
         self.write({"hub.yaml": json.dumps(settings)})
 

@@ -229,6 +229,21 @@ def test_a_replay_of_what_failed(hub: Hub, store: Store) -> None:
     assert [tuple(row) for row in rows] == [(3, 0)]
 
 
+@pytest.mark.parametrize("command", [["replay", "--entity", "order"], ["backfill", "mails"]])
+def test_what_cannot_be_taken_back_is_not_replayed(hub: Hub, store: Store, tmp_path: Path, command: list[str]) -> None:
+    """Unless that is said; its plan may be looked at."""
+    mail = "destination: mail\nconnector: smtp\nhost: smtp.example.com\nfrom: shop@shop.example\n"
+    (tmp_path / "destinations/mail.yaml").write_text(mail)
+    (tmp_path / "subscriptions/mails.yaml").write_text("subscription: mails\nentity: order\nto: mail\n")
+
+    assert "mails" in hub(*command, "--dry-run")
+    said = hub(*command, "--yes", ends_with=2)
+    assert "What mails delivers cannot be taken back" in said
+    assert "--side-effects" in said
+    assert hub("replay", "--list", "--json") == ""
+    assert "deliveries are in the queue" in hub(*command, "--yes", "--side-effects")
+
+
 def test_a_replay_needs_a_yes(hub: Hub, store: Store) -> None:
     """Without a terminal and without --yes nothing is queued."""
     hub("replay", "--entity", "order", ends_with=1)

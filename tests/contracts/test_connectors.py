@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
-import importlib
 import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ import httpx
 import pytest
 import standardwebhooks
 
-import connectors
+from connectors.declarative import read_definition
 from connectors.http import HttpSettings, retry_after
 from connectors.transport import AiohttpTransport, Wire
-from hub.connector import ConnectorKind, UnknownConnector, kinds_of_package, read_settings, settings_problems
+from hub.bootstrap import find_connectors
+from hub.connector import ConnectorKind, read_settings, settings_problems
 from hub.delivery import Message, Outcome, OutcomeKind
+from hub.discovery import UnknownConnector
 from hub.errors import ProjectError
-from hub.project import Destination, Limits, Place
+from hub.kit.running import run_kit
+from hub.project import Destination, Limits, Network, Place
 from tests.receiver import Receiver
 
 EVENT = {"specversion": "1.0", "id": "msg_1", "source": "hub/x", "type": "order.created", "data": {"n": 1}}
-find = kinds_of_package(connectors, importlib.import_module)
+LOCALHOST = Network((ip_network("127.0.0.0/8"),))
+find = find_connectors(None)
 
 
 def message(number: int = 1, content: bytes | None = None) -> Message:
@@ -39,9 +44,10 @@ def deliver(name: str, settings: dict[str, Any], *messages: Message, limits: Lim
     async def run() -> Sequence[Outcome]:
         destination = Destination("crm", name, settings=settings)
         kind = find(name)
-        connector = kind.open(read_settings(kind, destination), limits or Limits())
+        within = replace(limits or Limits(), network=LOCALHOST)
+        connector = kind.open(read_settings(kind, destination), within)
         try:
-            async with asyncio.timeout((limits or Limits()).timeout):
+            async with asyncio.timeout(within.timeout):
                 return await connector.deliver(messages or [message()])
         finally:
             await connector.close()
@@ -69,12 +75,38 @@ def test_there_is_an_outcome_for_each_message(name: str, receiver: Receiver, tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("http", {"url": "http://127.0.0.1:9/"}), ("file", {"path": "/proc/none/out.jsonl"})]
+    ("name", "settings"),
+    [
+        ("http", {"url": "http://127.0.0.1:9/"}),
+        ("file", {"path": "/proc/none/out.jsonl"}),
+        ("sql", {"url": "postgresql://hub@127.0.0.1:9/none", "table": "orders", "key": "id"}),
+    ],
 )
 def test_an_unreachable_destination_is_held(name: str, settings: dict[str, Any]) -> None:
     """It says nothing of the document."""
 
     assert [one.kind for one in deliver(name, settings)] == [OutcomeKind.HELD]
+
+
+@pytest.mark.parametrize("name", sorted(find.found()))
+def test_the_conformance_kit_passes(name: str) -> None:
+    """Every check of it, against its hostile server."""
+
+    verdicts = asyncio.run(run_kit(name, find(name)))
+
+    assert len([one for one in verdicts if not (one.fault or one.not_tried)]) >= 4
+    assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
+
+
+def test_the_definition_that_the_page_shows_passes() -> None:
+    """What an author copies works."""
+
+    page = (Path(__file__).parents[2] / "docs/connectors/declarative.md").read_text("utf-8")
+    shown = page.split("```yaml\n", 1)[1].split("```", 1)[0]
+    verdicts = asyncio.run(run_kit("acme", read_definition("connectors/acme.yaml", shown.encode())))
+
+    assert len(verdicts) > 20
+    assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
 
 
 def test_connectors_are_found_by_their_files_name() -> None:
@@ -238,6 +270,17 @@ def test_http_details_hold_no_secret(receiver: Receiver) -> None:
     assert outcome.detail == "422 Unprocessable Entity: signature by *** failed for *** and ***"
 
 
+def test_http_details_hold_no_secret_in_another_form(receiver: Receiver) -> None:
+    """As it goes over the wire, without what stands before it, and from the query."""
+
+    basic = base64.b64encode(b"me:p@ss/word").decode()
+    receiver.behave(status=422, body=f"Basic {basic} p@ss/word p%40ss%2Fword tok-abc c2VjcmV0 k3y-value\r\nand more")
+    url = receiver.url.replace("http://", "http://me:p%40ss%2Fword@") + "?key=k3y-value"
+    settings = {"url": url, "secret": "whsec_c2VjcmV0", "headers": {"x-auth": "Bearer tok-abc"}}
+
+    assert deliver("http", settings)[0].detail == "422 Unprocessable Entity: Basic *** *** *** *** *** *** and more"
+
+
 def test_http_credentials_in_the_url_are_sent_as_basic(receiver: Receiver) -> None:
     """And are in no request line."""
 
@@ -258,6 +301,7 @@ def test_http_credentials_in_the_url_are_sent_as_basic(receiver: Receiver) -> No
         ({"url": "https://x.example", "headers": {"Webhook-Id": "1"}}, "set by the hub"),
         ({"url": "https://x.example", "secret": "whsec_!"}, "base64"),
         ({"url": "https://x.example", "method": "GET"}, "POST"),
+        ({"url": "https://x.example", "proxy": "proxy:3128"}, "proxy"),
         ({"url": "https://x.example", "ca_file": "/none.pem"}, "certificates"),
     ],
 )
@@ -283,7 +327,7 @@ def test_httpx_is_the_face_of_the_same_wire(receiver: Receiver) -> None:
     receiver.behave(status=201, body="made", headers={"x-a": "1"})
 
     async def run() -> httpx.Response:
-        transport = AiohttpTransport(Wire(concurrency=2, connect_timeout=1.0))
+        transport = AiohttpTransport(Wire(concurrency=2, connect_timeout=1.0, network=LOCALHOST))
         async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get("http://127.0.0.1:9/")

@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,22 @@ import sqlalchemy as sa
 
 import connectors.file
 import connectors.http
+import connectors.smtp
 from hub.catalogue import Kind
 from hub.connector import read_settings
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.outcomes import SECOND
 from hub.documents import Field, Shape
-from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Project, SubscriptionConfig
+from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Network, Project, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.workers import Evicted
 from hub.subscriptions import Subscription
 
 SHAPE = Shape({"n": Field(Kind.INTEGER)})
-KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR}
+LOCALHOST = Network((ip_network("127.0.0.0/8"),))
+KINDS = {"http": connectors.http.CONNECTOR, "file": connectors.file.CONNECTOR, "smtp": connectors.smtp.CONNECTOR}
+MAIL = {"to": "ada@example.org", "subject": "Order {{ key }}", "text": "It is at {{ doc.n }}."}
 
 
 class MovableClock:
@@ -88,7 +92,7 @@ class Bench:
         **policy: Any,
     ) -> None:
         """A subscription with a destination of the same name."""
-        connector = "file" if "path" in settings else "http"
+        connector = "file" if "path" in settings else "smtp" if "host" in settings else "http"
         self.destinations[name] = Destination(name, connector, limits or Limits(), answers, settings=settings)
         delivery = DeliveryPolicy(**policy)
         self.configs[name] = SubscriptionConfig(name, entity, name, match=match, body=body, delivery=delivery)
@@ -174,7 +178,8 @@ class Bench:
     def _opener(self, destination: Destination) -> Callable[[], Any]:
         kind = KINDS[destination.connector]
         settings: Any = read_settings(kind, destination)  # type: ignore[arg-type]
-        return lambda: kind.open(settings, destination.limits)
+        limits = replace(destination.limits, network=LOCALHOST)
+        return lambda: kind.open(settings, limits)
 
     def run(self, script: Callable[[Dispatcher], Awaitable[None]] | None = None, **arguments: Any) -> None:
         """Run the role while the script runs, then until all is settled."""
@@ -199,11 +204,13 @@ class Bench:
 
 
 def main() -> None:
-    """A dispatch worker for the tests that kill it: STORE URL CONCURRENCY, until it is ended."""
+    """A dispatch worker for the tests that kill it: STORE SETTINGS CONCURRENCY, until it is ended."""
     logging.basicConfig(level=logging.ERROR)
     bench = Bench(Store(sys.argv[1], durable=False))
-    limits, answers = Limits(concurrency=int(sys.argv[3])), ("reschedule", "forward")
-    bench.subscribe("crm", {"url": sys.argv[2]}, limits=limits, answers=answers, retry=(0.05,) * 50)
+    settings, limits = json.loads(sys.argv[2]), Limits(concurrency=int(sys.argv[3]))
+    mails = "host" in settings
+    answers = () if mails else ("reschedule", "forward")
+    bench.subscribe("crm", settings, limits=limits, body=MAIL if mails else None, answers=answers, retry=(0.05,) * 50)
     bench.derive("lead_score", "crm")
     while True:
         with contextlib.suppress(Evicted):
@@ -211,9 +218,14 @@ def main() -> None:
 
 
 def start_worker(store: Store, url: str, concurrency: int = 8) -> subprocess.Popen[bytes]:
+    return start_delivering(store, {"url": url}, concurrency)
+
+
+def start_delivering(store: Store, settings: dict[str, Any], concurrency: int) -> subprocess.Popen[bytes]:
+    """To the subscription `crm`, whose destination has these settings; mails where they name a `host`."""
     address = store.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-m", "tests.integration.dispatching", address, url, str(concurrency)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    command = [sys.executable, "-m", "tests.integration.dispatching", address, json.dumps(settings), str(concurrency)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2])
 
 
 if __name__ == "__main__":

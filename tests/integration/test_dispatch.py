@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import signal
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hub.delivery import State
+from hub.delivery import OutcomeKind, State
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.outcomes import SECOND
 from hub.documents import Shape
@@ -543,3 +544,26 @@ def test_a_thousand_failing_documents_keep_no_other_back(bench: Bench, receiver:
 
     assert ("good", 1) in keyed(receiver.log())
     assert len(receiver.log()) == 501
+
+
+def test_no_secret_gets_into_the_store_or_a_log(
+    bench: Bench, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A receiver that echoes all it gets changes nothing; trace, `deliveries` and `--json` show what the store has."""
+
+    secrets = ("hush-hush", "p4ssw0rd", "tok-abc", "k3y-value")
+    url = receiver.url.replace("http://", "http://me:p4ssw0rd@") + "?key=k3y-value"
+    settings = {"url": url, "secret": "hush-hush", "headers": {"authorization": "Bearer tok-abc"}}
+    receiver.behave(status=422, body=" ".join(secrets))
+    caplog.set_level(logging.DEBUG)
+    bench.subscribe("crm", settings)
+    bench.subscribe("lost", {**settings, "url": url.replace(str(receiver.port), "1")}, retry=())
+    bench.commit("1")
+    bench.run()
+
+    attempts = bench.rows(tables.attempt)
+    kept = repr([tuple(row) for row in (*attempts, *bench.rows(), *bench.rows(tables.destination_state))])
+    said = caplog.text + repr([record.__dict__ for record in caplog.records])
+    assert {row.outcome for row in attempts} == {OutcomeKind.REFUSED, OutcomeKind.HELD}
+    assert "422 Unprocessable Entity: *** *** *** ***" in kept
+    assert [secret for secret in secrets if secret in kept + said] == []

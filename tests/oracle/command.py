@@ -111,6 +111,7 @@ def hub_yaml(
         "sources": {"main": main},
         "store": store,
         "console": {"listen": "127.0.0.1:0"},
+        "network": {"allow": ["localhost"]},
     }
     return json.dumps(settings | ({"fan_out": fan_out} if fan_out else {}))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hub.bootstrap import find_connectors
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.check import check
 from hub.check.later import refuse_later
@@ -364,11 +365,13 @@ def test_a_delay_that_outlasts_a_delivery_is_refused(tmp_path: Path) -> None:
     assert "'delay' is not shorter than 'expire'" in problem.what
 
 
-def test_a_projects_own_connectors_are_refused(tmp_path: Path) -> None:
-    """They are not loaded yet, so a file that waits for it is named."""
-    (problem,) = judged(project(tmp_path, more={"connectors/fax.py": ""}), None)[0]
+def test_a_projects_own_connector_is_judged_where_it_is(tmp_path: Path) -> None:
+    """What is wrong in its file is said there, not at the destination that uses it."""
+    destination = "destination: fax\nconnector: fax\n"
+    found = project(tmp_path, more={"connectors/fax.py": "x = 1", "destinations/fax.yaml": destination})
+    problems = check(found, kinds=find_connectors(found.directory))
 
-    assert (problem.file, "connectors" in problem.what) == ("connectors/fax.py", True)
+    assert [one.file for one in problems if not one.warning] == ["connectors/fax.py"]
 
 
 def test_one_mistake_hides_no_other(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ COMPOSITION_ROOT = "hub/bootstrap.py"
 # What the way in and the way out may know of the middle: its nouns and its ports.
 NOUNS_AND_PORTS = {
     "cdc": {"hub.catalogue", "hub.changes", "hub.errors"},
-    "connectors": {"hub.connector", "hub.delivery", "hub.errors", "hub.project"},
+    # The nouns and ports, and the sandbox of templates, which declarative connectors share with bodies.
+    "connectors": {
+        "hub.connector",
+        "hub.delivery",
+        "hub.documents",
+        "hub.errors",
+        "hub.project",
+        "hub.subscriptions.templates",
+    },
 }
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "shared"}
 

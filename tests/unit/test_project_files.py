@@ -23,6 +23,7 @@ sources:
     kafka: {bootstrap: "kafka:9092", connect: "http://connect:8083", topic: hub.main}
 store: sqlite:///var/hub.db
 console: {listen: 127.0.0.1:8080, token: ${HUB_TOKEN:-}}
+network: {allow: [localhost, 10.1.0.0/16, 192.0.2.7]}
 retention: {documents: 30d, attempts: 7d}
 fan_out: 1000
 """,
@@ -133,7 +134,7 @@ def test_every_key_of_the_contract_arrives(project: Project, tmp_path: Path) -> 
     assert (order.key, order.columns.exclude) == (("id",), ("internal_note",))
     assert order.columns.rename == {"cust_ref": "customer_reference"}
     assert [relation.name for relation in order.relations] == ["customer", "invoice", "lines", "tags"]
-    assert Limits((100, 10.0), 4, 1.5) == crm.limits
+    assert Limits((100, 10.0), 4, 1.5, crm.limits.network) == crm.limits
     assert crm.answers == ("reschedule", "forward")
     assert crm.settings == {"url": "https://crm.example.com/hooks", "secret": "0123"}
     assert subscription.on == ("created", "updated", "deleted")
@@ -180,6 +181,15 @@ def test_secrets_are_in_no_representation(project: Project) -> None:
     assert "0123" not in repr(project)
 
 
+def test_what_is_allowed_is_each_destinations_limit(tmp_path: Path) -> None:
+    """Words stand for their networks; nothing is allowed by silence."""
+    allowed = load(write(tmp_path), ENVIRONMENT).destinations["crm"].limits.network.allow
+    silent = {**FILES, "hub.yaml": re.sub("network: .*\n", "", FILES["hub.yaml"])}
+
+    assert [str(one) for one in allowed] == ["127.0.0.0/8", "::1/128", "10.1.0.0/16", "192.0.2.7/32"]
+    assert load(write(tmp_path, silent), ENVIRONMENT).destinations["crm"].limits.network.allow == ()
+
+
 def test_the_least_project(tmp_path: Path) -> None:
     """A source and an entity are enough; everything else has its default."""
     (tmp_path / "entities").mkdir()
@@ -210,6 +220,9 @@ def test_the_least_project(tmp_path: Path) -> None:
         ("hub.yaml", "127.0.0.1:8080", "localhost", "127.0.0.1", "is not an address"),
         ("hub.yaml", "sqlite:///var/hub.db", "mysql://x/y", "sqlite", "neither a SQLite nor a Postgres URL"),
         ("hub.yaml", "sqlite:///var/hub.db", "sqlite://", "sqlite", "names no file"),
+        ("hub.yaml", "10.1.0.0/16", "10.1.2.3/16", "[localhost", "Write 10.1.0.0/16, or 10.1.2.3 for that address"),
+        ("hub.yaml", "10.1.0.0/16", "intern", "[localhost", "no network. Write addresses or networks, 10.0.0.0/8"),
+        ("hub.yaml", "allow:", "alow:", "network", "has no key 'alow'. Did you mean 'allow'?"),
         ("hub.yaml", "slot: hub", "slot: My-Slot", "hub\n    streams", "lower-case"),
         ("hub.yaml", "${LEGACY_URL}", "mysql://a:b@c/d", "${LEGACY", "is not a Postgres URL"),
         ("hub.yaml", "${LEGACY_URL}", "postgresql://a:b@c", "${LEGACY", "names no database"),

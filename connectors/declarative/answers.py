@@ -1,0 +1,139 @@
+"""Answers of a system into outcomes: rules for the whole of it, readings for single items."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from connectors.declarative.definition import Reading, Rule
+from connectors.declarative.rendering import asked, at_path, holds
+from connectors.http import classify, summary
+from connectors.transport import Answer
+from hub.delivery import Outcome, OutcomeKind
+from hub.documents import decode
+
+KINDS = {
+    "delivered": OutcomeKind.DELIVERED,
+    "retry": OutcomeKind.RETRY,
+    "throttle": OutcomeKind.RETRY,
+    "refused": OutcomeKind.REFUSED,
+    "expected": OutcomeKind.REFUSED,
+    "held": OutcomeKind.HELD,
+    "dead": OutcomeKind.DEAD,
+}
+SHOWN = 300  # characters of an item's result that a detail keeps
+_NO_JSON = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An answer, taken to pieces once."""
+
+    answer: Answer
+    headers: Mapping[str, str]  # names in lower case
+    json: Any  # None when it is no JSON
+    fault: Outcome | None  # of a 2xx that is not what the API would say
+    variables: Mapping[str, Any]  # what rules see
+
+
+def read(answer: Answer, settings: Mapping[str, Any]) -> Read:
+    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in answer.headers}
+    tree = _json(answer.content)
+    fault = None
+    if 200 <= answer.status < 300 and answer.content.strip() and tree is _NO_JSON:
+        is_json = "json" in headers.get("content-type", "json")
+        what = "its JSON is not whole" if is_json else f"it is {headers['content-type'].split(';')[0]}, not JSON"
+        kind = OutcomeKind.RETRY if is_json else OutcomeKind.HELD
+        fault = Outcome(kind, f"Something answers {answer.status}, but {what}.")
+    tree = None if tree is _NO_JSON else tree
+    seen = {"settings": settings, "status": answer.status, "headers": headers, "answer": tree}
+    return Read(answer, headers, tree, fault, seen)
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NO_JSON
+
+
+def whole(reading: Read, rules: Sequence[Rule], now: float) -> Outcome | None:
+    """What an answer means for all that was asked; None when its items tell. `now` in seconds since 1970."""
+    rule = next((rule for rule in rules if _fits(rule, reading)), None)
+    detail = summary(reading.answer)
+    if rule is not None:
+        return None if rule.outcome == "results" else _outcome(rule, reading, reading.variables, detail, now)
+    if 200 <= reading.answer.status < 300:
+        return reading.fault
+    return classify(reading.answer, detail, now)
+
+
+def _fits(rule: Rule, reading: Read) -> bool:
+    by_status = not rule.statuses or any(reading.answer.status in statuses for statuses in rule.statuses)
+    return by_status and holds(rule.when, reading.variables)
+
+
+def _outcome(rule: Rule, reading: Read, variables: Mapping[str, Any], detail: str, now: float) -> Outcome:
+    after = rule.wait.seconds(reading.headers, now) if rule.wait else None
+    return Outcome(
+        KINDS[rule.outcome],
+        asked(rule.detail, variables) or detail,
+        after=after,
+        expected=rule.outcome == "expected",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An item of a request, as an answer may speak of it."""
+
+    name: str  # "" when results come by index
+    variables: Mapping[str, Any]
+
+
+def by_item(reading: Read, readings: Sequence[Reading], items: Sequence[Named], now: float) -> list[Outcome]:
+    """An outcome for each item. One that the answer says nothing of was not written: it is tried again.
+
+    Without readings, what is accepted as a whole is delivered.
+    """
+    if not readings:
+        return [Outcome(OutcomeKind.DELIVERED, summary(reading.answer))] * len(items)
+    places = {item.name.casefold(): place for place, item in enumerate(items) if item.name}
+    found: dict[int, Outcome] = {}
+    for part in readings:
+        for index, result in _results(reading.json, part):
+            place = 0 if len(items) == 1 and part.name is None else index
+            if part.name is not None:
+                name = asked(part.name, {**reading.variables, "result": result})
+                place = places.get(name.casefold(), -1)
+            if 0 <= place < len(items):
+                outcome = _of_result(part, result, place, reading, items[place], now)
+                if outcome is not None:
+                    found[place] = outcome
+    missing = Outcome(OutcomeKind.RETRY, f"The answer says nothing of it: {summary(reading.answer)}")
+    return [found.get(place, missing) for place in range(len(items))]
+
+
+def _results(tree: Any, part: Reading) -> Iterator[tuple[int, Any]]:
+    """With their index, which a map has as its keys; -1 when there is none."""
+    if part.each is None:
+        yield 0, tree
+        return
+    found = at_path(tree, part.each)
+    if isinstance(found, list):
+        yield from enumerate(found)
+    elif isinstance(found, dict):
+        for key, result in found.items():
+            yield int(key) if key.isascii() and key.isdigit() and len(key) < 9 else -1, result
+
+
+def _of_result(part: Reading, result: Any, place: int, reading: Read, item: Named, now: float) -> Outcome | None:
+    variables = {**item.variables, **reading.variables, "result": result, "index": place}
+    for rule in part.rules:
+        if holds(rule.when, variables):
+            shown = msgspec.json.encode(result)[:SHOWN].decode("utf-8", "replace")
+            detail = str(reading.answer.status) if rule.outcome == "delivered" else shown
+            outcome = _outcome(rule, reading, variables, detail, now)
+            return msgspec.structs.replace(outcome, receiver_id=asked(part.receiver_id, variables))
+    return None

@@ -1,0 +1,109 @@
+"""A definition as the ConnectorKind that destinations are read by and the conformance kit tries out."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+from yarl import URL
+
+from connectors.declarative.connector import DeclarativeConnector
+from connectors.declarative.definition import (
+    SETTING_TYPES,
+    Definition,
+    Example,
+    Examples,
+    Setting,
+    parse_definition,
+)
+from connectors.declarative.rendering import rendered
+from hub.connector import Case, ConnectorKind, Reply, Trial
+from hub.delivery import Message
+from hub.documents import encode
+from hub.project import Limits
+
+
+def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
+    """The connector that a YAML file defines; `file` is its name in messages. ProjectError with all of its problems."""
+    definition = parse_definition(file, content)
+    return ConnectorKind(
+        settings=_settings_type(definition),
+        open=partial(_open, definition),
+        check=partial(_check, definition),
+        side_effects=definition.side_effects,
+        about=definition.about,
+        trial=_trial(definition.examples) if definition.examples else None,
+    )
+
+
+def _settings_type(definition: Definition) -> type[msgspec.Struct]:
+    fields: list[Any] = []
+    for setting in definition.settings:
+        type_ = SETTING_TYPES[setting.type]
+        required = setting.default is msgspec.NODEFAULT
+        fields.append((setting.name, type_) if required else (setting.name, type_, setting.default))
+    return msgspec.defstruct(f"{definition.name} settings", fields, frozen=True, kw_only=True)
+
+
+def _open(definition: Definition, settings: msgspec.Struct, limits: Limits) -> DeclarativeConnector:
+    values = msgspec.structs.asdict(settings)
+    for setting in definition.settings:
+        if setting.type == "url":
+            values[setting.name] = values[setting.name].rstrip("/")
+    return DeclarativeConnector(definition, values, limits)
+
+
+def _check(definition: Definition, settings: msgspec.Struct) -> str | None:
+    values = msgspec.structs.asdict(settings)
+    return next(filter(None, (_wrong(one, values[one.name]) for one in definition.settings)), None)
+
+
+def _wrong(setting: Setting, value: Any) -> str | None:
+    if setting.choices and value not in setting.choices:
+        return f"`{setting.name}` must be one of {', '.join(map(str, setting.choices))}."
+    if setting.default is msgspec.NODEFAULT and value == "":
+        return f"`{setting.name}` is empty. Give it a value."
+    if isinstance(value, str) and value and not value.isprintable():
+        return f"`{setting.name}` has a line break. Write it on one line."
+    return _wrong_url(setting.name, value) if setting.type == "url" else None
+
+
+def _wrong_url(name: str, value: str) -> str | None:
+    try:
+        url = URL(value)
+    except ValueError:
+        return f"`{name}` is no URL. Write https://host."
+    if url.scheme not in ("http", "https") or not url.host or url.query_string or url.fragment:
+        return f"`{name}` must be an http or https address without a query. Write https://host."
+    return None
+
+
+def _trial(examples: Examples) -> Trial:
+    return Trial(
+        settings=examples.settings,
+        body=examples.body,
+        answer=partial(_answer, examples),
+        nothing_written=_reply(examples.nothing_written, []) if examples.nothing_written else None,
+        cases=tuple(
+            Case(case.name, partial(_reply, case.answer), case.outcomes, case.events) for case in examples.cases
+        ),
+    )
+
+
+def _answer(examples: Examples, messages: Sequence[Message], before: int) -> Reply:
+    """As the system would answer when all is well."""
+    step = "delete" if messages and messages[0].event == "deleted" else "upsert"
+    if step == "delete" and before == 0 and "find" in examples.answers:
+        step = "find"
+    example = examples.answers.get(step)
+    return _reply(example, messages) if example else Reply(204)
+
+
+def _reply(example: Example, messages: Sequence[Message]) -> Reply:
+    shown = [{"id": one.id, "key": one.key, "event": one.event, "index": i} for i, one in enumerate(messages)]
+    items = [rendered(example.item, each) for each in shown]
+    body = None if example.body is None else rendered(example.body, shown[0] if shown else {}, items)
+    headers = dict(example.headers)
+    if example.body is None:
+        return Reply(example.status, headers)
+    return Reply(example.status, {"content-type": "application/json", **headers}, encode(body))

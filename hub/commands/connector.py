@@ -1,0 +1,142 @@
+"""`hub connector`: what there is, a new one, and the conformance kit."""
+
+import asyncio
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.commands.context import ProjectOption, echo_json, echo_table, json_option, known, pass_project
+from hub.connector import ConnectorKind
+from hub.discovery import FOLDER, Connectors
+from hub.errors import FaultError, InputError, OutsideError, ProjectError
+
+
+@click.group()
+def connector() -> None:
+    """What documents are delivered by."""
+
+
+def _connectors(option: ProjectOption) -> Connectors:
+    from hub.bootstrap import find_connectors
+
+    return find_connectors(option.directory)
+
+
+@connector.command("list", short_help="Every connector, and what it can do.")
+@json_option
+@pass_project
+def list_connectors(option: ProjectOption, as_json: bool) -> None:
+    """Every connector of the hub, of the project and of installed packages, and what it can do.
+
+    \b
+    Example: hub connector list
+    """
+    connectors = _connectors(option)
+    listed = []
+    for name, found in sorted(connectors.found().items()):
+        kind = connectors(name)
+        settings = [field.encode_name + ("" if field.required else "?") for field in _fields(kind)]
+        listed.append((name, found.origin, found.place, "yes" if kind.side_effects else "", settings, kind.about))
+    if as_json:
+        keys = ("connector", "from", "place", "side_effects", "settings", "about")
+        for name, origin, place, effects, settings, about in listed:
+            echo_json(dict(zip(keys, (name, origin, place, bool(effects), settings, about), strict=True)))
+        return
+    rows = [(name, origin, effects, " ".join(settings), about) for name, origin, _, effects, settings, about in listed]
+    echo_table(rows, ("CONNECTOR", "FROM", "SIDE EFFECTS", "SETTINGS (? HAS A DEFAULT)", "WHAT IT DELIVERS TO"))
+
+
+def _fields(kind: ConnectorKind[Any]) -> Any:
+    import msgspec
+
+    return msgspec.structs.fields(kind.settings)
+
+
+@connector.command("test", short_help="Try connectors out against a hostile server.")
+@click.argument("name", required=False)
+@json_option
+@pass_project
+@click.pass_context
+def test_connector(context: click.Context, option: ProjectOption, name: str | None, as_json: bool) -> None:
+    """Run the conformance kit for connector NAME, or for all, against a server on this machine that misbehaves.
+
+    Ends with the number that passed and failed; exit code 1 when one failed.
+
+    \b
+    Example: hub connector test hubspot
+    """
+    from hub.kit.running import run_kit
+
+    connectors = _connectors(option)
+    names = [known(name, connectors.found(), "connector")] if name else sorted(connectors.found())
+    passed = failed = 0
+    for each in names:
+        verdicts = asyncio.run(run_kit(each, connectors(each)))
+        faults = [verdict for verdict in verdicts if verdict.fault]
+        well = sum(not (verdict.fault or verdict.not_tried) for verdict in verdicts)
+        passed, failed = passed + well, failed + len(faults)
+        if as_json:
+            told = [asdict(verdict) for verdict in verdicts]
+            echo_json({"connector": each, "passed": well, "failed": len(faults), "checks": told})
+            continue
+        for verdict in faults:
+            click.echo(f"{each}: {verdict.check}: {verdict.fault}")
+        for reason, count in Counter(verdict.not_tried for verdict in verdicts if verdict.not_tried).items():
+            click.echo(f"{each}: {count} not tried: {reason}")
+        said = f"{well} passed, {len(faults)} failed" if verdicts else "says nothing of how to try it"
+        click.echo(f"{each}: {said}")
+    if not as_json:
+        click.echo(f"{passed} passed, {failed} failed")
+    if failed:
+        context.exit(FaultError.exit_code)
+
+
+@connector.command("new", short_help="Begin a connector that passes the kit.")
+@click.argument("name")
+@click.option("--python", "form", flag_value="python", help="A Python module, where HTTP is not enough.")
+@click.option("--service", "form", flag_value="service", help="A web service of your own that takes deliveries.")
+@pass_project
+def new(option: ProjectOption, name: str, form: str | None) -> None:
+    """Begin connector NAME in the project's connectors/, with its tests: a YAML definition, unless told otherwise.
+
+    \b
+    Example: hub connector new acme
+    Example: hub connector new scoring --service
+    """
+    from hub.kit.scaffold import files_of, next_steps
+    from hub.project.yaml_fields import NAME
+
+    form = form or "yaml"
+    if not NAME.fullmatch(name) or name.startswith(("-", "_")):
+        raise InputError(f"{name!r} is not a name for a connector.", "Use letters, digits, - and _.")
+    if form != "service" and name in _taken(option):
+        raise InputError(f"There is a connector {name!r} already.", "Take another name.")
+    files = files_of(form, name)
+    for file in files:
+        if (option.directory / file).exists():
+            raise InputError(f"{file} is there already.", "Take another name, or delete it.")
+    for file, text in files.items():
+        _write(option.directory / file, text)
+    click.echo("\n".join(files))
+    click.echo(next_steps(form, name))
+
+
+def _taken(option: ProjectOption) -> list[str]:
+    try:
+        return list(_connectors(option).found())
+    except ProjectError as error:
+        raise InputError(f"{FOLDER}/ is not well: {error}", "Mend it first.") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutsideError(f"{path} cannot be written: {error.strerror}.", "Make the directory writable.") from None
+
+
+COMMANDS = (connector,)

@@ -1,0 +1,108 @@
+"""`hub connector`: from nothing to a connector that passes the kit, as its author does it."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from connectors.http import HttpConnector, HttpSettings
+from hub.delivery import Message, Outcome, OutcomeKind
+from hub.project import Limits, Network
+
+# By form: what is made wrong in it, and how.
+FAULT = {
+    ".yaml": ("{status: 429, outcome: throttle, wait: [header retry-after, 10s]}", "{status: 403, outcome: refused}"),
+    ".py": ("Outcome(OutcomeKind.HELD, ", "Outcome(OutcomeKind.REFUSED, "),
+}
+
+
+def hub(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hub", "--project", str(directory), "connector", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("form", [(), ("--python",)], ids=["yaml", "python"])
+def test_a_new_connector_passes_at_once(tmp_path: Path, form: tuple[str, ...]) -> None:
+    """And is listed as the project's; with a fault in it the kit says so and exits with 1."""
+
+    made = hub(tmp_path, "new", "my-crm", *form)
+    assert (made.returncode, made.stderr) == (0, "")
+    file = tmp_path / made.stdout.splitlines()[0]
+
+    tried = hub(tmp_path, "test", "my-crm")
+    assert (tried.returncode, tried.stdout.splitlines()[-1].endswith(" passed, 0 failed")) == (0, True), tried.stdout
+    listed = [json.loads(line) for line in hub(tmp_path, "list", "--json").stdout.splitlines()]
+    assert {one["connector"]: one["from"] for one in listed}["my-crm"] == "project"
+
+    file.write_text(file.read_text().replace(*FAULT[file.suffix]))
+    broken = hub(tmp_path, "test", "my-crm")
+    assert (broken.returncode, broken.stdout.splitlines()[-1].endswith(", 0 failed")) == (1, False)
+
+    again = hub(tmp_path, "new", "my-crm", *form)
+    assert (again.returncode, again.stderr) == (2, "hub: There is a connector 'my-crm' already. Take another name.\n")
+
+
+def test_a_new_service_passes_its_tests(tmp_path: Path) -> None:
+    """Which are its owner's from then on."""
+
+    made = hub(tmp_path, "new", "scoring", "--service")
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "destinations/scoring.yaml").exists()
+
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "services/test_scoring.py"]
+    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "5 passed" in tested.stdout, tested.stdout
+
+
+def test_a_new_service_takes_what_the_hub_sends(tmp_path: Path) -> None:
+    """By the destination that was written with it; a CloudEvent, signed, twice."""
+
+    assert hub(tmp_path, "new", "scoring", "--service").returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    service = subprocess.Popen(
+        [sys.executable, "services/scoring.py", f"--port={port}"],
+        cwd=tmp_path,
+        env={**os.environ, "WEBHOOK_SECRET": "whsec_c2VjcmV0"},
+    )
+    try:
+        _wait_for(port)
+        outcomes = asyncio.run(_deliver_twice(f"http://127.0.0.1:{port}/deliveries"))
+    finally:
+        service.terminate()
+        service.wait(10)
+
+    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.DELIVERED] * 2
+    assert '"reschedule"' in outcomes[0].detail and outcomes[0].detail == outcomes[1].detail
+
+
+def _wait_for(port: int) -> None:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < until, "The service does not listen."
+            time.sleep(0.1)
+
+
+async def _deliver_twice(url: str) -> list[Outcome]:
+    event = {"specversion": "1.0", "id": "msg_1", "subject": "42", "data": {"document": {"status": "pending"}}}
+    message = Message(
+        "msg_1", "s", "order", "42", 1, "created", json.dumps(event).encode(), "application/cloudevents+json", 1
+    )
+    limits = Limits(network=Network((ip_network("127.0.0.0/8"),)))
+    connector = HttpConnector(HttpSettings(url, secret="whsec_c2VjcmV0"), limits)
+    try:
+        return [(await connector.deliver([message]))[0] for _ in range(2)]
+    finally:
+        await connector.close()

@@ -1,0 +1,271 @@
+"""Declarative connectors: what is wrong with a definition, how batches are cut, how answers are read."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from connectors.declarative import read_definition
+from connectors.declarative.connector import Item, grouped
+from connectors.declarative.definition import parse_definition
+from connectors.declarative.rendering import cleared
+from connectors.declarative.waits import parse_wait
+from hub.connector import Reply, read_settings
+from hub.errors import ProjectError
+from hub.kit.checks import Bench, deliver
+from hub.kit.server import Asked, Behaviour, Server, says, write
+from hub.project import Destination
+
+SMALL = """\
+connector: acme
+about: Acme
+settings:
+  url: {type: url}
+  size: {type: integer, default: 2, choices: [1, 2]}
+upsert:
+  request: POST {{ settings.url }}/contacts
+  body: "{{ body }}"
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ProjectError) as raised:
+        parse_definition("connectors/acme.yaml", text.encode())
+    return [str(problem) for problem in raised.value.problems]
+
+
+def test_a_small_definition_is_enough() -> None:
+    kind = read_definition("connectors/acme.yaml", SMALL.encode())
+
+    assert (kind.about, kind.side_effects, kind.trial) == ("Acme", False, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("connector: acme", "connector: other", "acme.yaml:1:12: 'connector' of the connector is 'other'"),
+        ("about: Acme", "abuot: Acme", "acme.yaml:2:1: The connector has no key 'abuot'. Did you mean 'about'"),
+        ("type: url", "type: uri", "acme.yaml:4:15: 'type' of the setting 'url' cannot be 'uri'."),
+        ("default: 2", "default: two", "acme.yaml:5:34: 'default' of the setting 'size' is no integer."),
+        (
+            "POST {{ settings.url }}",
+            "SEND {{ settings.url }}",
+            "acme.yaml:7:12: 'request' of 'upsert' must be a method",
+        ),
+        ("{{ settings.url }}", "{{ setting.url }}", "There is no setting here. Did you mean settings?"),
+        ("{{ body }}", "{{ body | uper }}", "acme.yaml:8:9: The template is wrong: There is no filter uper."),
+        ("  body:", "  batch: 5\n  body:", "'batch' of 'upsert' needs 'item'"),
+    ],
+)
+def test_mistakes_have_their_place(old: str, new: str, message: str) -> None:
+    """File, line, column, and what to do."""
+
+    assert any(message in problem for problem in problems(SMALL.replace(old, new))), problems(SMALL.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("{status: 6xx9, outcome: retry}", "cannot hold '6xx9'"),
+        ("{status: 429, outcome: throttel}", "cannot be 'throttel'"),
+        ("{status: 429, outcome: throttle, wait: soon}", "says no time"),
+        ("{status: 429, outcome: throttle, wait: day Mars/Base}", "says no time"),
+        ("{status: 400, outcome: refused, wait: 5s}", "is not for 'refused'"),
+        ("{status: 400, when: 'answer.', outcome: refused}", "is no expression"),
+        ("{when: 'body.x', outcome: refused}", "There is no body here"),
+    ],
+)
+def test_mistakes_in_outcomes_have_their_place(rule: str, message: str) -> None:
+    found = problems(SMALL + f"outcomes:\n  - {rule}\n")
+
+    assert any(message in problem and "acme.yaml:10:" in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "needs 'url'"),
+        ({"url": "acme.example"}, "`url`"),
+        ({"url": "https://acme.example?a=b"}, "without a query"),
+        ({"url": "https://acme.example", "size": 3}, "`size` must be one of 1, 2"),
+        ({"url": "https://acme.example", "sise": 1}, "Did you mean 'size'"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    kind = read_definition("connectors/acme.yaml", SMALL.encode())
+
+    with pytest.raises(ProjectError, match=message):
+        read_settings(kind, Destination("crm", "acme", settings=settings))
+
+
+# Batches
+
+
+def _items(*sames: str) -> list[Item]:
+    request = parse_definition("connectors/acme.yaml", SMALL.encode()).upsert
+    return [Item(place, request, same, {}) for place, same in enumerate(sames)]
+
+
+@pytest.mark.parametrize(
+    ("sames", "size", "groups"),
+    [
+        (("a", "b", "c"), 2, [[0, 1], [2]]),
+        (("a", "b", "a", "c"), 10, [[0, 1], [2, 3]]),
+        (("", "", ""), 10, [[0, 1, 2]]),
+        ((), 10, []),
+    ],
+)
+def test_items_of_one_key_are_in_different_requests(sames: Sequence[str], size: int, groups: list[list[int]]) -> None:
+    """And the later one is sent later. What has no key shares with all."""
+
+    cut = grouped(_items(*sames), lambda _: size)
+
+    assert [[item.place for item in group] for group in cut] == groups
+
+
+def test_null_clears() -> None:
+    """At any depth, or is left out."""
+
+    body = {"a": None, "b": {"c": None, "d": 1}, "e": [None, {"f": None}]}
+
+    assert cleared(body, "") == {"a": "", "b": {"c": "", "d": 1}, "e": [None, {"f": ""}]}
+    assert cleared(body, "leave out") == {"b": {"d": 1}, "e": [None, {}]}
+    assert cleared(body, None) == body
+
+
+# Waits
+
+
+@pytest.mark.parametrize(
+    ("ways", "headers", "seconds"),
+    [
+        (["10s"], {}, 10.0),
+        (["header retry-after", "10s"], {}, 10.0),
+        (["header Retry-After", "10s"], {"retry-after": "7"}, 7.0),
+        (["header retry-after"], {"retry-after": "Thu, 01 Jan 1970 12:00:30 GMT"}, 30.0),
+        (["epoch x-reset"], {"x-reset": "43260"}, 60.0),
+        (["epoch x-reset"], {"x-reset": "100"}, 0.0),
+        (["day UTC"], {}, 43200.0),
+        (["day Asia/Tokyo"], {}, 3 * 3600.0),
+        (["header retry-after"], {}, None),
+    ],
+)
+def test_waits(ways: list[str], headers: dict[str, str], seconds: float | None) -> None:
+    """At noon of 1970-01-01, UTC."""
+
+    wait = parse_wait(ways)
+
+    assert wait is not None and wait.seconds(headers, 12 * 3600) == seconds
+
+
+# Against a server
+
+
+def _run(text: str, reply: Reply | Behaviour, count: int = 2) -> tuple[list[Any], list[Asked]]:
+    """Outcomes of a batch of `count`, then of one message, and what the server was asked."""
+    behaviour = says(reply) if isinstance(reply, Reply) else reply
+    kind = read_definition("connectors/acme.yaml", text.encode())
+
+    async def run() -> tuple[list[Any], list[Asked]]:
+        assert kind.trial
+        bench = Bench("acme", kind, kind.trial, Path())
+        async with Server(behaviour) as there:
+            connector = bench.open(there.url)
+            try:
+                outcomes = list(await deliver(connector, [bench.message(n) for n in range(1, count + 1)]))
+                outcomes += await deliver(connector, [bench.message(99)])
+            finally:
+                await connector.close()
+            return outcomes, there.asked
+
+    return asyncio.run(run())
+
+
+BATCH = """\
+connector: acme
+about: Acme
+settings: {url: {type: url}}
+upsert:
+  request: POST {{ settings.url }}/contacts
+  batch: 10
+  item: {key: "{{ key }}", "*": "{{ body }}"}
+  body: {contacts: "{{ items }}"}
+  name: "{{ key }}"
+  results:
+    - {each: done, for: "{{ result.key }}", receiver_id: "{{ result.id }}", outcome: delivered}
+    - each: failed
+      for: "{{ result.key }}"
+      outcomes: [{when: result.code == 1, outcome: expected}, {outcome: refused}]
+quota:
+  - {remaining: "{{ headers['x-left'] }}", wait: header x-reset}
+test: {settings: {url: "{server}"}, body: {name: "{key}"}}
+"""
+
+
+def _json(tree: Any, **headers: str) -> Reply:
+    return Reply(207, {"content-type": "application/json", **headers}, msgspec.json.encode(tree))
+
+
+def test_results_are_read_by_name() -> None:
+    """In any order; one that is not named is tried again, one that nobody asked about is nobody's."""
+
+    answer = {"done": [{"key": "kitdoc0003", "id": 77}, {"key": "other"}], "failed": [{"key": "KITDOC0001", "code": 1}]}
+    outcomes, asked = _run(BATCH, _json(answer), 3)
+
+    assert [outcome.kind.name for outcome in outcomes[:3]] == ["REFUSED", "RETRY", "DELIVERED"]
+    assert (outcomes[0].expected, outcomes[2].receiver_id) == (True, "77")
+    assert msgspec.json.decode(asked[0].body)["contacts"][0] == {"key": "kitdoc0001", "name": "kitdoc0001"}
+
+
+def test_the_culprit_of_a_refused_batch_is_found() -> None:
+    """By halves; the others are delivered, and only it is refused."""
+
+    count = 10
+
+    def answer(asked: Asked) -> Reply:
+        keys = [one["key"] for one in msgspec.json.decode(asked.body)["contacts"]]
+        return Reply(409) if "kitdoc0007" in keys else _json({"done": [{"key": key} for key in keys]})
+
+    async def behaviour(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await write(answer(asked), writer)
+
+    outcomes, asked = _run(BATCH, behaviour, count)
+
+    refused = [number for number, outcome in enumerate(outcomes[:count], 1) if outcome.kind.name != "DELIVERED"]
+    assert (refused, outcomes[6].kind.name) == ([7], "REFUSED")
+    assert len(asked) <= 2 * 4 + 2  # two halves at each of four levels, the whole, and what _run sends after
+
+
+def test_a_used_quota_is_waited_for() -> None:
+    """Nothing is sent before its time, and no attempt is burnt."""
+
+    outcomes, asked = _run(BATCH, _json({"done": []}, **{"x-left": "0", "x-reset": "60"}))
+
+    assert len(asked) == 1
+    assert (outcomes[-1].kind.name, 55 < outcomes[-1].after <= 60) == ("RETRY", True)
+
+
+def test_a_document_that_no_request_can_be_made_of_costs_no_other() -> None:
+    """It is refused with the template's place; the others go."""
+
+    text = BATCH.replace('key: "{{ key }}", "*"', 'key: "{{ 1 / (key[-1] | int - 1) and key }}", "*"')
+    answer = {"done": [{"key": "kitdoc0002"}]}
+    outcomes, asked = _run(text, _json(answer))
+
+    assert [outcome.kind.name for outcome in outcomes[:2]] == ["REFUSED", "DELIVERED"]
+    assert "divides by zero" in outcomes[0].detail
+    assert len(msgspec.json.decode(asked[0].body)["contacts"]) == 1
+
+
+def test_midnight_is_the_zones_own() -> None:
+    """Also where a day has 23 hours: 2024-03-31 in Berlin, at 00:30."""
+
+    wait = parse_wait(["day Europe/Berlin"])
+    now = 1711841400.0
+
+    assert time.gmtime(now)[:5] == (2024, 3, 30, 23, 30)
+    assert wait is not None and wait.seconds({}, now) == 22.5 * 3600
