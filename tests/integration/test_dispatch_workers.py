@@ -21,7 +21,7 @@ from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.deliveries import PAGE, Deliveries
 from hub.store.workers import LEASE, Evicted, Membership, living
-from tests.integration.dispatching import Bench, start_worker
+from tests.integration.dispatching import Bench, reached, start_worker
 from tests.receiver import Received, Receiver
 
 pytestmark = pytest.mark.integration
@@ -279,13 +279,15 @@ def test_workers_are_killed_stopped_and_added_under_load(bench: Bench, tmp_path:
                 time.sleep(2)
                 workers[1].send_signal(signal.SIGSTOP)
                 time.sleep(LEASE + 3)
-                reached = len(receiver.log())
+                sent = len(receiver.log())
                 workers[1].send_signal(signal.SIGCONT)
                 workers.append(start_worker(bench.store, receiver.url, 12))
-                receiver.wait_for(reached + 400)
+                receiver.wait_for(sent + 400)
             _settled(bench)
             assert [worker.poll() for worker in workers[1:]] == [None, None, None], "the zombie joined anew"
-            assert len(living(bench.store)) == 3
+            asyncio.run(
+                reached(lambda: len(living(bench.store)) == 3)
+            )  # on a busy machine one may just have to join anew
         finally:
             _end(workers)
         log = receiver.log()
