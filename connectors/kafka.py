@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from connectors.redaction import Redactor
-from hub.connector import ConnectorKind, NotTried, System, Trial
+from hub.connector import MAY_SEND, ConnectorKind, NotTried, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -49,7 +50,8 @@ class KafkaConnector:
         self._idle: list[Any] = []
 
     async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._deliver, messages)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, copy_context().run, self._deliver, messages)
 
     def _deliver(self, messages: Sequence[Message]) -> list[Outcome]:
         """One that is refused has all of its request refused: those are sent again by halves, down to the culprits."""
@@ -68,6 +70,11 @@ class KafkaConnector:
             producer = self._idle.pop() if self._idle else KafkaProducer(**_config(self._settings, self._seconds))
         except (KafkaError, OSError, ValueError) as error:
             return [self._failed(error)] * len(messages)
+        try:
+            MAY_SEND.get()()
+        except BaseException:
+            self._idle.append(producer)
+            raise
         sent = [self._send(producer, message) for message in messages]
         outcomes = [one if isinstance(one, Outcome) else self._came(one) for one in sent]
         if all(one.kind is OutcomeKind.DELIVERED for one in outcomes):

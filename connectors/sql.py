@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchTableError, SQLAlchemyError
 
 from connectors.redaction import Redactor
-from hub.connector import ConnectorKind, System, Trial
+from hub.connector import MAY_SEND, ConnectorKind, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
@@ -74,7 +75,8 @@ class SqlConnector:
 
     async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         # A write whose time is over goes on in its thread; the version keeps it from undoing what comes after it.
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._deliver, messages)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, copy_context().run, self._deliver, messages)
 
     def _deliver(self, messages: Sequence[Message]) -> list[Outcome]:
         """In one transaction; when that fails for a document's sake, each half in its own, down to the culprits."""
@@ -107,6 +109,7 @@ class SqlConnector:
                 self._dialect.upsert(connection, names, same)
             if gone:
                 self._dialect.remove(connection, gone)
+            MAY_SEND.get()()  # else all of it is rolled back
 
     def _look(self, connection: sa.Connection) -> frozenset[str]:
         """The table's columns. NoSuchTableError when there is none, or it lacks one that the settings name."""

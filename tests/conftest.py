@@ -11,7 +11,9 @@ import psycopg
 import pytest
 
 from examples.postgres import Flavour, LocalPostgres
+from hub.connector import MAY_SEND
 from hub.errors import OutsideError
+from hub.store.workers import Evicted
 from stack.connect import Connect
 from stack.jars import require_jars
 from stack.kafka import Broker
@@ -180,3 +182,15 @@ def make_store(postgres: LocalPostgres, tmp_path: Path) -> Iterator[MakeStore]:
 def _administer(server: LocalPostgres, statement: str) -> None:
     with psycopg.connect(server.url(), autocommit=True) as admin:
         admin.execute(statement.encode())
+
+
+@pytest.fixture
+def evicted() -> Iterator[None]:
+    """The deliveries are another worker's by now: this one was stopped past its lease, and goes on."""
+
+    def lost() -> None:
+        raise Evicted
+
+    token = MAY_SEND.set(lost)
+    yield
+    MAY_SEND.reset(token)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from connectors.smtp import CONNECTOR, SmtpConnector, SmtpSettings
-from hub.connector import MAY_SEND, read_settings
+from hub.connector import read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import ProjectError
 from hub.project import Destination, Limits, Network
@@ -184,19 +184,12 @@ def test_tls_and_login(tmp_path: Path, authority: Authority, security: str) -> N
         assert len(server.log()) == 1
 
 
+@pytest.mark.usefixtures("evicted")
 def test_a_worker_that_may_not_send_any_more_sends_nothing(mailbox: Mailbox) -> None:
     """It was stopped while it spoke with the server, and another one has the delivery."""
     before = len(mailbox.log())
-
-    def lost() -> None:
-        raise Evicted
-
-    token = MAY_SEND.set(lost)
-    try:
-        with pytest.raises(Evicted):
-            deliver(settings(mailbox))
-    finally:
-        MAY_SEND.reset(token)
+    with pytest.raises(Evicted):
+        deliver(settings(mailbox))
 
     assert len(mailbox.log()) == before
 

@@ -18,6 +18,7 @@ from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import ProjectError
 from hub.kit.running import run_kit
 from hub.project import Destination, Limits
+from hub.store.workers import Evicted
 from stack.kafka import Broker
 
 pytestmark = pytest.mark.integration
@@ -108,6 +109,17 @@ def test_a_record_that_is_too_large_is_refused_alone(broker: Broker, topic: str)
 
     assert [one.kind for one in outcomes] == [OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.DELIVERED]
     assert [one.key for one in records(broker.bootstrap, topic, 2)] == [b"1", b"3"]
+
+
+@pytest.mark.usefixtures("evicted")
+def test_a_worker_that_may_not_send_any_more_sends_nothing(broker: Broker, topic: str) -> None:
+    """Asked once there is a producer, which may take a while."""
+    with pytest.raises(Evicted):
+        deliver(broker.bootstrap, topic, message("1", 1))
+
+    partition = TopicPartition(topic, 0)
+    with closing(KafkaConsumer(bootstrap_servers=broker.bootstrap)) as consumer:
+        assert consumer.end_offsets([partition]) == {partition: 0}
 
 
 def test_a_topic_that_is_not_there_is_held(broker: Broker) -> None:

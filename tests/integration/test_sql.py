@@ -18,6 +18,7 @@ from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import ProjectError
 from hub.kit.running import run_kit
 from hub.project import Destination, Limits
+from hub.store.workers import Evicted
 from tests.integration.conftest import sqlalchemy_url
 
 pytestmark = pytest.mark.integration
@@ -140,6 +141,16 @@ def test_an_older_version_never_overwrites_a_newer_one(url: str, execute: Execut
         assert [bool(row[0]) for row in execute("SELECT gone FROM orders")] == [True]
         deliver(url, [message("1", 5, {"status": "back"})], **more)
         assert [(row[0], bool(row[1])) for row in execute("SELECT status, gone FROM orders")] == [("back", False)]
+
+
+@pytest.mark.usefixtures("evicted")
+def test_a_worker_that_may_not_send_any_more_writes_nothing(url: str, execute: Execute) -> None:
+    """What it wrote in its transaction is rolled back, deletes too."""
+    execute("INSERT INTO orders (id, hub_version) VALUES (2, 1)")
+    with pytest.raises(Evicted):
+        deliver(url, [message("1", 1, {"status": "new"}), message("2", 2, event="deleted")])
+
+    assert execute("SELECT id FROM orders") == [(2,)]
 
 
 def test_a_batch_ends_each_document_with_its_newest(url: str, execute: Execute) -> None:
