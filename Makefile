@@ -7,7 +7,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed oracle large moves chaos clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed oracle large moves chaos signals clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 21
@@ -66,6 +66,9 @@ moves: setup services ## an entity moves between streams on Kafka Connect while 
 
 chaos: setup services ## ten minutes of workers that are killed, stopped and added (HUB_WORKERS_MINUTES takes another number)
 	HUB_WORKERS_MINUTES=$${HUB_WORKERS_MINUTES:-10} $(BIN)/python -m pytest tests/fault/test_many_workers.py
+
+signals: setup services ## whether Debezium's incremental snapshots have become fit for `hub source resnapshot`
+	HUB_SIGNALS=1 $(BIN)/python -m pytest tests/fault/test_signals.py
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
