@@ -85,6 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     after: float | None = None  # seconds from now; RETRY: the receiver named the time, so no attempt is burnt
     receiver_id: str = ""  # the receiver's own name for it, where it gives one
     forward: tuple[Forward, ...] = ()  # with DELIVERED or RESCHEDULE: documents that the answer issues
+    whole: bool = False  # with RETRY or REFUSED: it is of all that was sent together, and names no culprit
     expected: bool = False  # with REFUSED: a no that is no fault, as of an address that has unsubscribed; no alarm
 
 

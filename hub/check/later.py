@@ -1,12 +1,12 @@
 """What the contract has and this version does not do yet: accepted as YAML, refused by `hub check` and `hub run`.
 
-Nothing of it is taken for something else: a subscription with `mode: latest` would be sent every version instead.
+Nothing of it is taken for something else.
 """
 
 from collections.abc import Iterator
 
 from hub.errors import ProjectError
-from hub.project import DeliveryPolicy, Place, Project, SubscriptionConfig
+from hub.project import Place, Project
 from hub.project.problems import Problems
 
 OWN_CONNECTORS = "connectors"  # the folder of a project's own
@@ -29,16 +29,8 @@ def refuse_later(project: Project) -> None:
 
 
 def _found(project: Project) -> Iterator[Found]:
-    for subscription in project.subscriptions.values():
-        yield from _of_subscription(subscription)
     folder = project.directory / OWN_CONNECTORS
     for file in sorted(folder.glob("*")) if folder.is_dir() else ():
         if file.suffix in (".py", ".yaml") and not file.name.startswith((".", "_")):
             place = Place(f"{OWN_CONNECTORS}/{file.name}", 0, 0)
             yield place, "connectors of a project's own", "Take it out of the project; 'http' and 'file' are there."
-
-
-def _of_subscription(subscription: SubscriptionConfig) -> Iterator[Found]:
-    policy, default, places = subscription.delivery, DeliveryPolicy(), subscription.places
-    if (policy.batch_size, policy.batch_wait) != (default.batch_size, default.batch_wait):
-        yield places.get("delivery.batch"), "batches", "Delete it: each version is sent by itself."

@@ -35,7 +35,7 @@ from hub.dispatch.health import WELL, DestinationState, Health
 from hub.dispatch.lanes import LANE, WINDOW, Lane, LaneKey, Queue
 from hub.dispatch.lease import Lease
 from hub.dispatch.merging import due_at, merges
-from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
+from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow, names_none
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
 from hub.dispatch.workers import Worker
@@ -75,7 +75,7 @@ class Route:
         self.subscription = subscription
         self.policy: DeliveryPolicy = subscription.config.delivery
         self.worker = worker
-        self.queue = Queue()
+        self.queue = Queue(self.policy.batch_size, round(self.policy.batch_wait * SECOND))
         self.standing = ""  # paused or disabled: nothing of it begins
         self.anew = False  # its backlog is to be read from the start
         self.parks = False  # it has parked deliveries, which an accepted one may supersede
@@ -358,6 +358,8 @@ class Dispatcher:
 
     async def _finished(self, finish: asyncio.Event) -> None:
         await finish.wait()
+        for worker in self._workers.values():
+            worker.hurry()
         self._look_again.set()  # a ring may be on its way
         while not (self.settled() and await self._others_settled()):
             self._quiet.clear()
@@ -536,7 +538,7 @@ class Dispatcher:
         if lane.due == due and route.queue.lanes.get(lane.key) is lane and not route.standing:
             lane.due = 0
             route.worker.offer(lane)
-            route.worker.pump()
+            asyncio.get_running_loop().call_soon(route.worker.pump)  # with all that is due at the same moment
 
     async def _read_backlog(self, route: Route) -> None:
         queue = route.queue
@@ -701,17 +703,33 @@ class Dispatcher:
 
     # Outcomes
 
-    def tried(self, worker: Worker, lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None:
-        route, delivery, now = self._by_queue[lane.queue], lane.head, self._clock.now()
+    def tried(self, worker: Worker, outcomes: Sequence[tuple[Lane, Outcome]], started_at: int, probe: bool) -> None:
+        now, jitter = self._clock.now(), self._jitter()  # of all: what failed together is tried again together
+        alone = len(self._part(worker, outcomes)) < 2
+        for lane, outcome in outcomes:
+            destination = self._project.destinations[worker.name]
+            outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
+            delivery, policy = lane.head, self._by_queue[lane.queue].policy
+            following = follow(outcome, delivery.attempts, policy, now, jitter, alone)
+            self._results.attempt(
+                Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
+            )
+            self._take_step(worker, lane, following)
+            self._judge(worker, lane, delivery, outcome, started_at, probe)
+
+    def _part(self, worker: Worker, outcomes: Sequence[tuple[Lane, Outcome]]) -> list[Lane]:
+        """Those of a batch that share a fate which names none of them: each half of them goes on by itself."""
+        suspects = [(lane, outcome.detail) for lane, outcome in outcomes if names_none(outcome)]
+        lanes = [lane for lane, _ in suspects]
+        worker.part(lanes)
+        if len(lanes) > 1:
+            told = {"destination": worker.name, "documents": len(lanes), "reason": suspects[0][1]}
+            log.info("batch divided", extra=told)
+        return lanes
+
+    def _take_step(self, worker: Worker, lane: Lane, following: Following) -> None:
         lane.flying = False
-        destination = self._project.destinations[worker.name]
-        outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
-        following = follow(outcome, delivery.attempts, route.policy, now, self._jitter())
-        self._results.attempt(
-            Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
-        )
-        self._STEPS[following.step](self, route, lane, following)
-        self._judge(worker, lane, delivery, outcome, started_at, probe)
+        self._STEPS[following.step](self, self._by_queue[lane.queue], lane, following)
         if following.pause:
             worker.pause_until = max(worker.pause_until, following.due_at)
             self._remember(worker)
@@ -751,6 +769,10 @@ class Dispatcher:
         else:
             self._wait_for(route, lane)
 
+    def _divide(self, route: Route, lane: Lane, following: Following) -> None:
+        self._offer(route, lane)
+        self._merge_behind(route, lane)
+
     def _park_after(self, route: Route, lane: Lane, following: Following) -> None:
         self._park(route, lane, following.attempts, following.reason)
 
@@ -762,7 +784,8 @@ class Dispatcher:
             self._merge_behind(route, lane)
 
     def _disable(self, route: Route, lane: Lane, following: Following) -> None:
-        log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
+        if route.standing != "disabled":  # else by another one of its batch
+            log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
         self._results.disable(route.id, following.reason)
         route.standing = "disabled"
         self._stop_route(route)
@@ -770,6 +793,7 @@ class Dispatcher:
     _STEPS: Mapping[Step, Callable[["Dispatcher", Route, Lane, Following], None]] = {
         Step.SETTLE: _settle,
         Step.RESCHEDULE: _reschedule,
+        Step.DIVIDE: _divide,
         Step.DROP: _drop,
         Step.WAIT: _wait,
         Step.PARK: _park_after,

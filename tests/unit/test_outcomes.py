@@ -1,6 +1,6 @@
 from hub.delivery import Forward, Outcome, OutcomeKind
 from hub.dispatch.health import Health
-from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, probe_delay
+from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, names_none, probe_delay
 from hub.dispatch.pace import Pace
 from hub.project import DeliveryPolicy
 
@@ -66,6 +66,27 @@ def test_refused_parks_with_its_reason() -> None:
     following = follow(Outcome(OutcomeKind.REFUSED, "422 no such field"), 0, POLICY, NOW, 0)
 
     assert (following.step, following.attempts, following.reason) == (Step.PARK, 1, "Refused: 422 no such field")
+
+
+def test_nothing_is_parked_for_what_its_batch_got() -> None:
+    """It goes again at once with half of them, no attempt burnt; one that stands alone is parked."""
+
+    for kind, attempts in ((OutcomeKind.REFUSED, 0), (OutcomeKind.RETRY, 2)):
+        outcome = Outcome(kind, "400", whole=True)
+        following = follow(outcome, attempts, POLICY, NOW, 0, alone=False)
+        assert (following.step, following.attempts, following.due_at) == (Step.DIVIDE, attempts, 0)
+        assert follow(outcome, attempts, POLICY, NOW, 0, alone=True).step is Step.PARK
+        assert follow(Outcome(kind, "400"), attempts, POLICY, NOW, 0, alone=False).step is Step.PARK
+    assert follow(Outcome(OutcomeKind.RETRY, "500", whole=True), 0, POLICY, NOW, 0, alone=False).step is Step.WAIT
+
+
+def test_what_names_none() -> None:
+    """A named time is the receiver's, whatever was sent; a held destination says nothing of the documents."""
+
+    assert names_none(Outcome(OutcomeKind.HELD))
+    assert names_none(Outcome(OutcomeKind.RETRY, whole=True))
+    assert not names_none(Outcome(OutcomeKind.RETRY, whole=True, after=60.0))
+    assert not names_none(Outcome(OutcomeKind.REFUSED))
 
 
 def test_held_and_dead_burn_nothing() -> None:
