@@ -30,9 +30,9 @@ class Connector(Protocol):
       sends them again in halves, until the culprit stands alone.
     - `DELIVERED` only once the receiver has taken responsibility: an answer, an fsync.
     - The same message may come again, after a crash or a lost answer, always with the same id.
-    - `deliver` is called on the event loop, up to `limits.concurrency` times at once, with messages of one subscription,
-      never with two of one document to one subscription at the same time. It must not block the loop, and is cancelled at `limits.timeout`:
-      then the messages' outcome is RETRY, whatever the receiver did with them.
+    - `deliver` is called on the event loop, up to `limits.concurrency` times at once, each time for one subscription,
+      never with two messages of one document to one subscription at the same time. It must not block the loop, and is
+      cancelled at `limits.timeout`: then the messages' outcome is RETRY, whatever the receiver did with them.
     - No detail holds a secret.
     """
 
