@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -197,10 +198,7 @@ class Dispatcher:
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
             if self._lease:
                 worker.take_share(frozenset())
-            if name in states and states[name].held_since:
-                worker.health = Health.held_before(states[name])
-            elif name in states:
-                worker.pause_until = states[name].probe_at
+            worker.health = Health.remembered(states.get(name, WELL))
         self._runs = await self._read(self._deliveries.runs)
         for name, subscription in (await self._read(self._subscriptions)).items():
             id = await self._write(self._store.name_id, "subscription", name)
@@ -313,7 +311,7 @@ class Dispatcher:
             self._park_blamed(worker, health.accept(0, self._clock.now()))
             self._tell(worker)
         else:
-            worker.pause_until = max(worker.pause_until, state.probe_at)
+            health.pause(state.probe_at, state.reason)
 
     # Idle
 
@@ -343,7 +341,7 @@ class Dispatcher:
         now = self._clock.now()
         if worker.health.held:
             return now - worker.health.held_since > HELD_PATIENCE
-        return worker.pause_until - now > PATIENCE
+        return worker.health.paused_until - now > PATIENCE
 
     def _standing_still(self, route: Route) -> bool:
         return bool(route.standing) or self._patience_is_over(route.worker)
@@ -731,8 +729,7 @@ class Dispatcher:
         lane.flying = False
         self._STEPS[following.step](self, self._by_queue[lane.queue], lane, following)
         if following.pause:
-            worker.pause_until = max(worker.pause_until, following.due_at)
-            self._remember(worker)
+            self._pause(worker, following)
 
     def _settle(self, route: Route, lane: Lane, following: Following) -> None:
         self._results.settle(lane.head, supersedes=route.parks, forwarded=_forwarded(lane, following))
@@ -860,11 +857,16 @@ class Dispatcher:
         else:
             log.warning("destination well again", extra={"destination": worker.name})
 
+    def _pause(self, worker: Worker, following: Following) -> None:
+        if worker.health.paused_until <= self._clock.now() < following.due_at:  # else it is known
+            until = datetime.fromtimestamp(following.due_at // SECOND, UTC).isoformat()
+            told = {"destination": worker.name, "until": until, "reason": following.reason}
+            log.warning("destination asks for time", extra=told)
+        worker.health.pause(following.due_at, following.reason)
+        self._remember(worker)
+
     def _remember(self, worker: Worker) -> None:
-        state = worker.health.state()
-        if not worker.health.held and worker.pause_until > self._clock.now():
-            state = msgspec.structs.replace(state, reason="It asked for time.", probe_at=worker.pause_until)
-        self._results.remember(worker.name, state)
+        self._results.remember(worker.name, worker.health.state(self._clock.now()))
 
     # Writing
 

@@ -14,7 +14,7 @@ PROBE_LAST = 60.0  # seconds between probes at most
 
 
 SOONEST = 1.0  # seconds that a rescheduled document waits at least
-LONGEST = 100 * 365 * 86400.0  # and at most: past that, clocks end
+LONGEST = 100 * 365 * 86400.0  # and any named time is at most: past that, clocks end
 
 
 class Step(enum.Enum):
@@ -60,14 +60,13 @@ def follow(
 def _follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
     match outcome.kind:
         case OutcomeKind.DELIVERED:
-            return Following(Step.SETTLE, attempts + 1, forward=outcome.forward)
+            pause, until = outcome.after is not None, _in(outcome.after or 0.0, now)
+            return Following(Step.SETTLE, attempts + 1, until, "Its quota is used up.", pause, outcome.forward)
         case OutcomeKind.RESCHEDULE:
-            wait = min(max(outcome.after or 0.0, SOONEST), LONGEST)
-            due_at = now + round(wait * SECOND)
+            due_at = _in(max(outcome.after or 0.0, SOONEST), now)
             return Following(Step.RESCHEDULE, attempts + 1, due_at, outcome.detail, forward=outcome.forward)
         case OutcomeKind.RETRY if outcome.after is not None:
-            due_at = now + round(max(outcome.after, 0.0) * SECOND)
-            return Following(Step.WAIT, attempts, due_at, outcome.detail, pause=True)
+            return Following(Step.WAIT, attempts, _in(outcome.after, now), outcome.detail, pause=True)
         case OutcomeKind.RETRY:
             return _again(outcome, attempts + 1, policy, now, jitter)
         case OutcomeKind.REFUSED if outcome.expected:
@@ -78,6 +77,10 @@ def _follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, j
             return Following(Step.DISABLE, attempts, reason=outcome.detail)
         case OutcomeKind.HELD:
             return Following(Step.HOLD, attempts, reason=outcome.detail)
+
+
+def _in(seconds: float, now: int) -> int:
+    return now + round(min(max(seconds, 0.0), LONGEST) * SECOND)
 
 
 def _again(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:

@@ -57,7 +57,6 @@ class Worker:
         self.connector = connector
         self.limits = limits
         self.health = Health()
-        self.pause_until = 0  # the receiver asked for time; microseconds since 1970
         self.probing = False  # the next attempt at a held destination is ours
         self.stopping = False
         self.closed = False
@@ -178,8 +177,7 @@ class Worker:
     def _wait(self) -> int:
         """Microseconds to the next start, as far as time decides."""
         now = self._clock.now()
-        until = max(self.pause_until, self.health.probe_at if self.health.held else 0)
-        return max(until - now, self._pace.wait(now), 0)
+        return max(self.health.open_at() - now, self._pace.wait(now), 0)
 
     def _pump_in(self, wait: int) -> None:
         at = self._clock.now() + wait

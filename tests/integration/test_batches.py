@@ -2,28 +2,18 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hub.delivery import Message, Outcome, OutcomeKind, State
+from hub.delivery import Message, Outcome, OutcomeKind
 from hub.dispatch.dispatcher import Dispatcher
-from hub.project import Destination, Limits
 from hub.store import tables
 from hub.store.database import Store
-from hub.store.deliveries import set_subscription_state
-from tests.integration.dispatching import Bench, MovableClock, reached
+from tests.integration.dispatching import DELIVERED, Answer, BulkBench, accept, reached
 
 pytestmark = pytest.mark.integration
-
-DELIVERED = Outcome(OutcomeKind.DELIVERED)
-Answer = Callable[[Sequence[Message]], Sequence[Outcome]]
-
-
-def accept(messages: Sequence[Message]) -> Sequence[Outcome]:
-    return [DELIVERED] * len(messages)
 
 
 def all_or_none(fault: Outcome, *culprits: str) -> Answer:
@@ -35,66 +25,18 @@ def all_or_none(fault: Outcome, *culprits: str) -> Answer:
     return answer
 
 
-class Bulk:
-    """A receiver in memory that takes up to 50 documents a call."""
-
-    batch = 50
-
-    def __init__(self) -> None:
-        self.answer: Answer = accept
-        self.calls: list[list[tuple[str, int]]] = []  # keys and versions
-        self.accepted: list[tuple[str, int]] = []
-
-    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
-        self.calls.append([(one.key, one.version) for one in messages])
-        await asyncio.sleep(0)
-        outcomes = self.answer(messages)
-        told = zip(messages, outcomes, strict=True)
-        self.accepted += [(one.key, one.version) for one, outcome in told if outcome == DELIVERED]
-        return outcomes
-
-    @property
-    def sizes(self) -> list[int]:
-        return [len(call) for call in self.calls]
-
-    async def close(self) -> None: ...
-
-
-class BatchBench(Bench):
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.bulk = Bulk()
-        self.clock = MovableClock()
-
-    def _opener(self, destination: Destination) -> Callable[[], Any]:
-        return lambda: self.bulk
-
-    def gather(self, **policy: Any) -> None:
-        """A subscription of one call at a time."""
-        self.subscribe("crm", {"url": "http://crm.test"}, limits=Limits(concurrency=1), **policy)
-
-    def set_state(self, state: str) -> None:
-        with self.store.write() as connection:
-            set_subscription_state(self.store, connection, self.store.name_id("subscription", "crm"), state, "")
-            self.store.ring("dispatch", connection)
-        self.store.ring("dispatch")
-
-    def waiting(self) -> list[str]:
-        return [row.key for row in self.rows() if row.state == State.PENDING]
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BatchBench]:
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BulkBench]:
     if request.param == "sqlite":
         store = Store(f"sqlite:///{tmp_path}/hub.db", durable=False)
     else:
         url = request.getfixturevalue("database")
         store = Store(url.replace("postgresql://", "postgresql+psycopg://"), durable=False)
-    yield BatchBench(store)
+    yield BulkBench(store)
     store.close()
 
 
-def test_a_batch_goes_when_it_is_full_or_has_waited(bench: BatchBench) -> None:
+def test_a_batch_goes_when_it_is_full_or_has_waited(bench: BulkBench) -> None:
     """size: 3, wait: 60s; the fourth document waits for two more, and then goes alone."""
 
     bench.gather(batch_size=3, batch_wait=60.0)
@@ -114,7 +56,7 @@ def test_a_batch_goes_when_it_is_full_or_has_waited(bench: BatchBench) -> None:
     assert bench.bulk.sizes == [3, 1]
 
 
-def test_the_end_does_not_wait_for_a_batch_to_fill(bench: BatchBench) -> None:
+def test_the_end_does_not_wait_for_a_batch_to_fill(bench: BulkBench) -> None:
     """`hub run --until-idle`: what is being gathered goes at once."""
 
     bench.gather(batch_size=50, batch_wait=3600.0)
@@ -125,7 +67,7 @@ def test_the_end_does_not_wait_for_a_batch_to_fill(bench: BatchBench) -> None:
     assert bench.rows() == []
 
 
-def test_what_is_being_gathered_is_not_lost(bench: BatchBench) -> None:
+def test_what_is_being_gathered_is_not_lost(bench: BulkBench) -> None:
     """Dispatch is stopped, and started again."""
 
     bench.gather(batch_size=50, batch_wait=3600.0)
@@ -145,7 +87,7 @@ def test_what_is_being_gathered_is_not_lost(bench: BatchBench) -> None:
     assert bench.bulk.sizes == [3]
 
 
-def test_a_pause_holds_what_is_being_gathered(bench: BatchBench) -> None:
+def test_a_pause_holds_what_is_being_gathered(bench: BulkBench) -> None:
     """It is gathered anew, with what came meanwhile."""
 
     bench.gather(batch_size=3, batch_wait=60.0)
@@ -166,7 +108,7 @@ def test_a_pause_holds_what_is_being_gathered(bench: BatchBench) -> None:
     assert bench.bulk.sizes == [3]
 
 
-def test_versions_of_a_document_share_no_batch(bench: BatchBench) -> None:
+def test_versions_of_a_document_share_no_batch(bench: BulkBench) -> None:
     """Each is in a later call than the one before it, with every version wanted."""
 
     bench.gather(batch_size=50)
@@ -179,7 +121,7 @@ def test_versions_of_a_document_share_no_batch(bench: BatchBench) -> None:
         assert [version for name, version in bench.bulk.accepted if name == key] == [1, 2, 3, 4, 5]
 
 
-def test_each_of_a_batch_has_its_own_fate(bench: BatchBench) -> None:
+def test_each_of_a_batch_has_its_own_fate(bench: BulkBench) -> None:
     """One is to be tried again and one is refused: the others are done with, and wait for neither."""
 
     bench.gather(batch_size=50, retry=(50.0,))
@@ -201,7 +143,7 @@ def test_each_of_a_batch_has_its_own_fate(bench: BatchBench) -> None:
     assert [(row.key, row.state, row.reason) for row in bench.rows()] == [("3", 1, "Refused: no such field")]
 
 
-def test_the_culprit_of_a_refused_batch_is_found(bench: BatchBench) -> None:
+def test_the_culprit_of_a_refused_batch_is_found(bench: BulkBench) -> None:
     """400 for all of 40: only it is parked, the others arrive once, and it takes two calls for each halving."""
 
     bench.gather()
@@ -215,7 +157,7 @@ def test_the_culprit_of_a_refused_batch_is_found(bench: BatchBench) -> None:
     assert len(bench.bulk.calls) <= 1 + 2 * 6
 
 
-def test_the_culprit_of_a_failing_batch_is_found(bench: BatchBench) -> None:
+def test_the_culprit_of_a_failing_batch_is_found(bench: BulkBench) -> None:
     """500 for all: the halves are retried, and go on to be halved when the schedule has ended."""
 
     bench.gather(retry=(5.0,))
@@ -236,7 +178,7 @@ def test_the_culprit_of_a_failing_batch_is_found(bench: BatchBench) -> None:
     assert bench.bulk.sizes[:3] == [40, 20, 20]
 
 
-def test_the_culprit_of_a_held_destination_is_found(bench: BatchBench) -> None:
+def test_the_culprit_of_a_held_destination_is_found(bench: BulkBench) -> None:
     """502 for each batch that it is in looks like an outage; but others are accepted, so it alone is parked."""
 
     bench.gather()
@@ -259,7 +201,7 @@ def test_the_culprit_of_a_held_destination_is_found(bench: BatchBench) -> None:
     assert max(Counter(bench.bulk.accepted).values()) == 1
 
 
-def test_after_an_outage_batches_are_large(bench: BatchBench) -> None:
+def test_after_an_outage_batches_are_large(bench: BulkBench) -> None:
     """What was on its way when the destination was held goes again in halves, not one by one."""
 
     bench.gather()
@@ -280,7 +222,7 @@ def test_after_an_outage_batches_are_large(bench: BatchBench) -> None:
     assert bench.rows() == []
 
 
-def test_time_that_is_asked_for_is_all_the_batches(bench: BatchBench) -> None:
+def test_time_that_is_asked_for_is_all_the_batches(bench: BulkBench) -> None:
     """A quota that is used up until tomorrow: one call, no attempt burnt, and then all of it in one call again."""
 
     bench.gather(retry=())
@@ -307,7 +249,7 @@ def test_time_that_is_asked_for_is_all_the_batches(bench: BatchBench) -> None:
 
 
 @pytest.mark.parametrize("bench", ["postgres"], indirect=True)
-def test_what_is_being_gathered_moves_with_its_slices(bench: BatchBench) -> None:
+def test_what_is_being_gathered_moves_with_its_slices(bench: BulkBench) -> None:
     """A second worker comes while a first one gathers: each document is sent once, by whoever has it."""
 
     bench.subscribe("crm", {"url": "http://crm.test"}, batch_size=50, batch_wait=3600.0)
@@ -334,7 +276,7 @@ def test_what_is_being_gathered_moves_with_its_slices(bench: BatchBench) -> None
     assert len(bench.bulk.calls) <= 4
 
 
-def test_each_attempt_is_noted(bench: BatchBench) -> None:
+def test_each_attempt_is_noted(bench: BulkBench) -> None:
     """A call of many is an attempt of each: `hub trace` shows them as ever."""
 
     bench.gather(batch_size=50)

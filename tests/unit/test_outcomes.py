@@ -1,5 +1,5 @@
 from hub.delivery import Forward, Outcome, OutcomeKind
-from hub.dispatch.health import Health
+from hub.dispatch.health import WELL, Health
 from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, names_none, probe_delay
 from hub.dispatch.pace import Pace
 from hub.project import DeliveryPolicy
@@ -58,6 +58,26 @@ def test_a_named_time_burns_no_attempt() -> None:
 
     assert after(OutcomeKind.RETRY, 2, after=7200.0) == (Step.WAIT, 2, 7200)
     assert follow(Outcome(OutcomeKind.RETRY, after=1.0), 0, POLICY, NOW, 0).pause
+
+
+def test_a_used_up_quota_is_the_destinations() -> None:
+    """It came with an acceptance: the delivery is done with, and nothing follows it before that time."""
+
+    following = follow(Outcome(OutcomeKind.DELIVERED, after=60.0), 0, POLICY, NOW, 0)
+    assert (following.step, following.pause, following.due_at) == (Step.SETTLE, True, NOW + 60 * SECOND)
+
+    health = Health()
+    health.pause(following.due_at, following.reason)
+    health.pause(NOW + SECOND, "an earlier answer")
+    assert health.open_at() == NOW + 60 * SECOND
+    assert Health.remembered(health.state(NOW)).open_at() == health.open_at()
+    assert health.state(NOW + 60 * SECOND) == WELL
+
+
+def test_a_named_time_may_be_past_the_end_of_clocks() -> None:
+    """A hundred years it is, and the delivery expires long before."""
+
+    assert after(OutcomeKind.RETRY, after=float("inf"))[2] == 100 * 365 * 86400
 
 
 def test_refused_parks_with_its_reason() -> None:
