@@ -27,12 +27,14 @@ class Connector(Protocol):
     """One destination, open.
 
     What it owes:
-    - An outcome for each message, in their order. It raises nothing for what a receiver does: that is an outcome.
+    - An outcome for each message, in their order. It raises nothing for what a receiver does: that is an outcome. A
+      refusal or failure of several messages that does not say whose fault it is has `whole`, at each of them: dispatch
+      sends them again in halves, until the culprit stands alone.
     - `DELIVERED` only once the receiver has taken responsibility: an answer, an fsync.
     - The same message may come again, after a crash or a lost answer, always with the same id.
-    - `deliver` is called on the event loop, up to `limits.concurrency` times at once, never with two messages of one
-      document to one subscription at the same time. It must not block the loop, and is cancelled at `limits.timeout`:
-      then the messages' outcome is RETRY, whatever the receiver did with them.
+    - `deliver` is called on the event loop, up to `limits.concurrency` times at once, each time for one subscription,
+      never with two messages of one document to one subscription at the same time. It must not block the loop, and is
+      cancelled at `limits.timeout`: then the messages' outcome is RETRY, whatever the receiver did with them.
     - No detail holds a secret.
     """
 

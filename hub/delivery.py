@@ -82,9 +82,12 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
     kind: OutcomeKind
     detail: str = ""  # status and the beginning of the answer, without secrets; RESCHEDULE: the receiver's reason
-    after: float | None = None  # seconds from now; RETRY: the receiver named the time, so no attempt is burnt
+    # Seconds from now. RETRY: the receiver named the time, so no attempt is burnt; DELIVERED: its quota is used up
+    # until then. Both are the whole destination's. RESCHEDULE: when it wants the document again.
+    after: float | None = None
     receiver_id: str = ""  # the receiver's own name for it, where it gives one
     forward: tuple[Forward, ...] = ()  # with DELIVERED or RESCHEDULE: documents that the answer issues
+    whole: bool = False  # with RETRY or REFUSED: it is of all that was sent together, and names no culprit
     expected: bool = False  # with REFUSED: a no that is no fault, as of an address that has unsubscribed; no alarm
 
 

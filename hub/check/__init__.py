@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hub.catalogue import Catalogue
 from hub.check.catalogue import Unsupported, check_entity
-from hub.check.later import check_later
 from hub.check.subscriptions import check_subscription
 from hub.connector import Kinds, settings_problems
 from hub.documents import Shape
@@ -33,7 +32,6 @@ def check(
     """
     problems = Problems(list(known))
     unread = {problem.file for problem in known}
-    check_later(project, problems)
     _check_use(project, problems)
     _check_streams(project, problems)
     shapes: dict[str, Shape | None] = {}

@@ -136,10 +136,13 @@ def _check_policy(subscription: SubscriptionConfig, problems: Problems) -> None:
                 )
     if delivery.batch_wait and delivery.batch_size == 1:
         problems.note(places.get("delivery.batch"), "A batch of one never waits.", "Give 'batch' a size above 1.")
-    if delivery.delay >= delivery.expire:
-        problems.add(
-            places.get("delivery.delay"), "'delay' is not shorter than 'expire': nothing would be sent.", "Shorten it."
-        )
+    for key, seconds in (("delay", delivery.delay), ("batch.wait", delivery.batch_wait)):
+        if seconds >= delivery.expire:
+            problems.add(
+                places.get(f"delivery.{key}"),
+                f"{key!r} is not shorter than 'expire': nothing would be sent.",
+                "Shorten it.",
+            )
     if sum(delivery.retry) > delivery.expire:
         place = places.get("delivery.retry") or places.get("delivery.expire")
         problems.note(

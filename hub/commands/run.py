@@ -60,10 +60,8 @@ def run(
     hub run --role capture        on Kafka: one of the workers that share the streams
     hub run --role console        health and metrics, where `console:` of hub.yaml says
     """
-    from hub.check.later import refuse_later
 
     project = option.project
-    refuse_later(project)
     configure(role or "run")
     if supervised:
         _end_with_stdin()

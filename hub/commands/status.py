@@ -63,6 +63,10 @@ def _show(found: Status, problems: list[str]) -> None:
         ),
         ("subscription", "state", "waiting", "oldest", "parked"),
     )
+    for destination in found.destinations:
+        if destination.paused_until:
+            until = _time(destination.paused_until)
+            click.echo(f"Destination {destination.name} asked for time until {until}: {destination.reason}")
     click.echo()
     click.echo("All is well." if not problems else "\n".join(problems))
 
@@ -102,7 +106,12 @@ def _as_json(found: Status, problems: list[str]) -> dict[str, Any]:
             for one in found.subscriptions
         ],
         "destinations": [
-            {"destination": one.name, "held_since": _time(one.held_since), "reason": one.reason}
+            {
+                "destination": one.name,
+                "held_since": _time(one.held_since),
+                "paused_until": _time(one.paused_until),
+                "reason": one.reason,
+            }
             for one in found.destinations
         ],
         "dispatch": found.dispatch or None,

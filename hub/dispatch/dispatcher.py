@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ from hub.dispatch.health import WELL, DestinationState, Health
 from hub.dispatch.lanes import LANE, WINDOW, Lane, LaneKey, Queue
 from hub.dispatch.lease import Lease
 from hub.dispatch.merging import due_at, merges
-from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow
+from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow, names_none
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
 from hub.dispatch.workers import Worker
@@ -75,7 +76,7 @@ class Route:
         self.subscription = subscription
         self.policy: DeliveryPolicy = subscription.config.delivery
         self.worker = worker
-        self.queue = Queue()
+        self.queue = Queue(self.policy.batch_size, round(self.policy.batch_wait * SECOND))
         self.standing = ""  # paused or disabled: nothing of it begins
         self.anew = False  # its backlog is to be read from the start
         self.parks = False  # it has parked deliveries, which an accepted one may supersede
@@ -197,10 +198,7 @@ class Dispatcher:
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
             if self._lease:
                 worker.take_share(frozenset())
-            if name in states and states[name].held_since:
-                worker.health = Health.held_before(states[name])
-            elif name in states:
-                worker.pause_until = states[name].probe_at
+            worker.health = Health.remembered(states.get(name, WELL))
         self._runs = await self._read(self._deliveries.runs)
         for name, subscription in (await self._read(self._subscriptions)).items():
             id = await self._write(self._store.name_id, "subscription", name)
@@ -313,7 +311,7 @@ class Dispatcher:
             self._park_blamed(worker, health.accept(0, self._clock.now()))
             self._tell(worker)
         else:
-            worker.pause_until = max(worker.pause_until, state.probe_at)
+            health.pause(state.probe_at, state.reason)
 
     # Idle
 
@@ -343,7 +341,7 @@ class Dispatcher:
         now = self._clock.now()
         if worker.health.held:
             return now - worker.health.held_since > HELD_PATIENCE
-        return worker.pause_until - now > PATIENCE
+        return worker.health.paused_until - now > PATIENCE
 
     def _standing_still(self, route: Route) -> bool:
         return bool(route.standing) or self._patience_is_over(route.worker)
@@ -358,6 +356,8 @@ class Dispatcher:
 
     async def _finished(self, finish: asyncio.Event) -> None:
         await finish.wait()
+        for worker in self._workers.values():
+            worker.hurry()
         self._look_again.set()  # a ring may be on its way
         while not (self.settled() and await self._others_settled()):
             self._quiet.clear()
@@ -536,7 +536,7 @@ class Dispatcher:
         if lane.due == due and route.queue.lanes.get(lane.key) is lane and not route.standing:
             lane.due = 0
             route.worker.offer(lane)
-            route.worker.pump()
+            asyncio.get_running_loop().call_soon(route.worker.pump)  # with all that is due at the same moment
 
     async def _read_backlog(self, route: Route) -> None:
         queue = route.queue
@@ -701,20 +701,35 @@ class Dispatcher:
 
     # Outcomes
 
-    def tried(self, worker: Worker, lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None:
-        route, delivery, now = self._by_queue[lane.queue], lane.head, self._clock.now()
+    def tried(self, worker: Worker, outcomes: Sequence[tuple[Lane, Outcome]], started_at: int, probe: bool) -> None:
+        now, jitter = self._clock.now(), self._jitter()  # of all: what failed together is tried again together
+        alone = len(self._part(worker, outcomes)) < 2
+        for lane, outcome in outcomes:
+            destination = self._project.destinations[worker.name]
+            outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
+            delivery, policy = lane.head, self._by_queue[lane.queue].policy
+            following = follow(outcome, delivery.attempts, policy, now, jitter, alone)
+            self._results.attempt(
+                Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
+            )
+            self._take_step(worker, lane, following)
+            self._judge(worker, lane, delivery, outcome, started_at, probe)
+
+    def _part(self, worker: Worker, outcomes: Sequence[tuple[Lane, Outcome]]) -> list[Lane]:
+        """Those of a batch that share a fate which names none of them: each half of them goes on by itself."""
+        suspects = [(lane, outcome.detail) for lane, outcome in outcomes if names_none(outcome)]
+        lanes = [lane for lane, _ in suspects]
+        worker.part(lanes)
+        if len(lanes) > 1:
+            told = {"destination": worker.name, "documents": len(lanes), "reason": suspects[0][1]}
+            log.info("batch divided", extra=told)
+        return lanes
+
+    def _take_step(self, worker: Worker, lane: Lane, following: Following) -> None:
         lane.flying = False
-        destination = self._project.destinations[worker.name]
-        outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
-        following = follow(outcome, delivery.attempts, route.policy, now, self._jitter())
-        self._results.attempt(
-            Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
-        )
-        self._STEPS[following.step](self, route, lane, following)
-        self._judge(worker, lane, delivery, outcome, started_at, probe)
+        self._STEPS[following.step](self, self._by_queue[lane.queue], lane, following)
         if following.pause:
-            worker.pause_until = max(worker.pause_until, following.due_at)
-            self._remember(worker)
+            self._pause(worker, following)
 
     def _settle(self, route: Route, lane: Lane, following: Following) -> None:
         self._results.settle(lane.head, supersedes=route.parks, forwarded=_forwarded(lane, following))
@@ -751,6 +766,10 @@ class Dispatcher:
         else:
             self._wait_for(route, lane)
 
+    def _divide(self, route: Route, lane: Lane, following: Following) -> None:
+        self._offer(route, lane)
+        self._merge_behind(route, lane)
+
     def _park_after(self, route: Route, lane: Lane, following: Following) -> None:
         self._park(route, lane, following.attempts, following.reason)
 
@@ -762,7 +781,8 @@ class Dispatcher:
             self._merge_behind(route, lane)
 
     def _disable(self, route: Route, lane: Lane, following: Following) -> None:
-        log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
+        if route.standing != "disabled":  # else by another one of its batch
+            log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
         self._results.disable(route.id, following.reason)
         route.standing = "disabled"
         self._stop_route(route)
@@ -770,6 +790,7 @@ class Dispatcher:
     _STEPS: Mapping[Step, Callable[["Dispatcher", Route, Lane, Following], None]] = {
         Step.SETTLE: _settle,
         Step.RESCHEDULE: _reschedule,
+        Step.DIVIDE: _divide,
         Step.DROP: _drop,
         Step.WAIT: _wait,
         Step.PARK: _park_after,
@@ -836,11 +857,16 @@ class Dispatcher:
         else:
             log.warning("destination well again", extra={"destination": worker.name})
 
+    def _pause(self, worker: Worker, following: Following) -> None:
+        if worker.health.paused_until <= self._clock.now() < following.due_at:  # else it is known
+            until = datetime.fromtimestamp(following.due_at // SECOND, UTC).isoformat()
+            told = {"destination": worker.name, "until": until, "reason": following.reason}
+            log.warning("destination asks for time", extra=told)
+        worker.health.pause(following.due_at, following.reason)
+        self._remember(worker)
+
     def _remember(self, worker: Worker) -> None:
-        state = worker.health.state()
-        if not worker.health.held and worker.pause_until > self._clock.now():
-            state = msgspec.structs.replace(state, reason="It asked for time.", probe_at=worker.pause_until)
-        self._results.remember(worker.name, state)
+        self._results.remember(worker.name, worker.health.state(self._clock.now()))
 
     # Writing
 

@@ -1,5 +1,7 @@
 """Whether a destination is well, and which documents are to blame when it is not.
 
+A receiver that asks for time, as one whose quota is used up, gets it: nothing goes there before, and no attempt counts.
+
 A fault that is first taken as the destination's holds it: then one probe at a time, with back-off, until one is
 accepted. A document that fails alone, between two accepted ones and for the second time, is to blame itself.
 """
@@ -14,6 +16,8 @@ class Health:
         self.held_since = 0  # microseconds since 1970; 0: well
         self.reason = ""
         self.probe_at = 0  # no probe before; microseconds since 1970
+        self.paused_until = 0  # the receiver asked for time; microseconds since 1970
+        self.pause_reason = ""
         self.suspects: set[int] = set()  # deliveries, by seq, that failed in an earlier hold
         self._failing: dict[int, str] = {}  # those that failed since something was last accepted, and why
         self._failed_at = 0
@@ -22,6 +26,15 @@ class Health:
     @property
     def held(self) -> bool:
         return self.held_since > 0
+
+    def open_at(self) -> int:
+        """From when something may go there, microseconds since 1970."""
+        return max(self.paused_until, self.probe_at if self.held else 0)
+
+    def pause(self, until: int, reason: str) -> None:
+        """Nothing goes there before. Of several times the last one holds."""
+        if until > self.paused_until:
+            self.paused_until, self.pause_reason = until, reason
 
     def fail(self, seq: int, reason: str, *, probe: bool, now: int, jitter: float) -> None:
         """The attempt of `seq` met a fault that may be the destination's."""
@@ -63,10 +76,13 @@ class Health:
         self._failing.pop(seq, None)
 
     @classmethod
-    def held_before(cls, state: "DestinationState") -> "Health":
-        """As the store remembers it: probed at once."""
+    def remembered(cls, state: "DestinationState") -> "Health":
+        """As the store has it: one that was held is probed at once."""
         health = cls()
-        health.hold(msgspec.structs.replace(state, probe_at=0, failures=0))
+        if state.held_since:
+            health.hold(msgspec.structs.replace(state, probe_at=0, failures=0))
+        else:
+            health.pause(state.probe_at, state.reason)
         return health
 
     def hold(self, state: "DestinationState") -> None:
@@ -74,7 +90,9 @@ class Health:
         self.held_since, self.reason, self.probe_at = state.held_since, state.reason, state.probe_at
         self._failures = state.failures
 
-    def state(self) -> "DestinationState":
+    def state(self, now: int) -> "DestinationState":
+        if not self.held and self.paused_until > now:
+            return DestinationState(0, self.pause_reason, self.paused_until)
         return DestinationState(self.held_since, self.reason, self.probe_at, self._failures)
 
 

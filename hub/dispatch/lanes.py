@@ -22,7 +22,21 @@ LaneKey = tuple[int, str]  # entity_id, key
 class Lane:
     """One document's deliveries to one subscription."""
 
-    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "origin", "parked", "queue", "released", "standing")
+    __slots__ = (
+        "apart",
+        "busy",
+        "cut",
+        "due",
+        "flying",
+        "items",
+        "key",
+        "offered_at",
+        "origin",
+        "parked",
+        "queue",
+        "released",
+        "standing",
+    )
 
     def __init__(self, queue: "Queue", key: LaneKey) -> None:
         self.queue = queue
@@ -35,6 +49,8 @@ class Lane:
         self.standing = False  # its first waits for a time, or a parked one holds it: what follows is not in memory
         self.parked = 0  # the seq of the parked one that holds it
         self.cut = 0  # 0: all is in memory; else what has a higher seq is in the store alone
+        self.offered_at = 0  # since when its first may go, microseconds since 1970
+        self.apart = 0  # its first shares a batch with lanes of the same number alone; 0: it has failed with no others
         self.released: set[int] = set()  # by seq: an operator wants it sent, unless a newer one is accepted first
 
     @property
@@ -45,7 +61,10 @@ class Lane:
 class Queue:
     """The pending deliveries of one subscription."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int | None = None, batch_wait: int = 0) -> None:
+        """`batch_size`: None is as many as the connector takes; `batch_wait`: microseconds."""
+        self.batch_size = batch_size
+        self.batch_wait = batch_wait
         self.lanes: dict[LaneKey, Lane] = {}
         self.cursor = 0  # the highest seq that was read
         self.behind = True  # the store has pending ones past the cursor that were not read
@@ -121,6 +140,7 @@ class Queue:
         lane.parked = first.seq
         lane.cut = lane.cut or first.seq
         lane.busy = lane.flying = False
+        lane.apart = 0
 
     def hold_key(self, key: LaneKey, seq: int) -> None:
         """As `hold`, for one that was parked earlier."""
@@ -150,6 +170,7 @@ class Queue:
         self.begun.discard(gone.seq)
         self.size -= 1
         lane.busy = lane.flying = False
+        lane.apart = 0
         if not lane.items and not lane.cut:
             del self.lanes[lane.key]
         return self._offer(lane)

@@ -14,12 +14,13 @@ PROBE_LAST = 60.0  # seconds between probes at most
 
 
 SOONEST = 1.0  # seconds that a rescheduled document waits at least
-LONGEST = 100 * 365 * 86400.0  # and at most: past that, clocks end
+LONGEST = 100 * 365 * 86400.0  # and any named time is at most: past that, clocks end
 
 
 class Step(enum.Enum):
     SETTLE = "settle"  # the receiver has it
     RESCHEDULE = "reschedule"  # it has it too, and wants the document again at `due_at`
+    DIVIDE = "divide"  # nobody says which of those sent together is to blame: again at once, with half of them
     DROP = "drop"  # it was refused as was to be expected: nothing is left to do, and nothing to mend
     WAIT = "wait"  # again at `due_at`
     PARK = "park"  # for an operator
@@ -36,22 +37,36 @@ class Following(msgspec.Struct, frozen=True, gc=False):
     forward: tuple[Forward, ...] = ()  # documents that are issued with it
 
 
-def follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
+def names_none(outcome: Outcome) -> bool:
+    """It may be the fault of any one of those that were sent together."""
+    return outcome.kind is OutcomeKind.HELD or (outcome.whole and outcome.after is None)
+
+
+def follow(
+    outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float, alone: bool = True
+) -> Following:
     """What comes after an attempt, `attempts` having been burnt before it; `jitter` is in [0, 1).
 
     With retry: [5s, 5m] the first failure waits 5 to 5.5 s, the second 5 to 5.5 min, the third parks. What is
-    rescheduled waits a second at least, so that no receiver is asked in a circle as fast as it answers.
+    rescheduled waits a second at least, so that no receiver is asked in a circle as fast as it answers. `alone`: no
+    other of its batch had the same fate. For what a batch got as a whole nothing is parked.
     """
+    following = _follow(outcome, attempts, policy, now, jitter)
+    if following.step is Step.PARK and outcome.whole and not alone:
+        return Following(Step.DIVIDE, attempts, reason=outcome.detail)
+    return following
+
+
+def _follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
     match outcome.kind:
         case OutcomeKind.DELIVERED:
-            return Following(Step.SETTLE, attempts + 1, forward=outcome.forward)
+            pause, until = outcome.after is not None, _in(outcome.after or 0.0, now)
+            return Following(Step.SETTLE, attempts + 1, until, "Its quota is used up.", pause, outcome.forward)
         case OutcomeKind.RESCHEDULE:
-            wait = min(max(outcome.after or 0.0, SOONEST), LONGEST)
-            due_at = now + round(wait * SECOND)
+            due_at = _in(max(outcome.after or 0.0, SOONEST), now)
             return Following(Step.RESCHEDULE, attempts + 1, due_at, outcome.detail, forward=outcome.forward)
         case OutcomeKind.RETRY if outcome.after is not None:
-            due_at = now + round(max(outcome.after, 0.0) * SECOND)
-            return Following(Step.WAIT, attempts, due_at, outcome.detail, pause=True)
+            return Following(Step.WAIT, attempts, _in(outcome.after, now), outcome.detail, pause=True)
         case OutcomeKind.RETRY:
             return _again(outcome, attempts + 1, policy, now, jitter)
         case OutcomeKind.REFUSED if outcome.expected:
@@ -62,6 +77,10 @@ def follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, ji
             return Following(Step.DISABLE, attempts, reason=outcome.detail)
         case OutcomeKind.HELD:
             return Following(Step.HOLD, attempts, reason=outcome.detail)
+
+
+def _in(seconds: float, now: int) -> int:
+    return now + round(min(max(seconds, 0.0), LONGEST) * SECOND)
 
 
 def _again(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:

@@ -1,7 +1,7 @@
 """One destination's worker: which of its deliveries is tried next, and when.
 
 Destinations share nothing but the store: each has its own queue, limits and health, so that a slow or dead one holds
-no other. Lanes come in ready, get their messages in batches just before the attempt, and go out one by one.
+no other. Lanes come in ready, are gathered into batches, get their messages just before the attempt, and go out.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from typing import Protocol
 from hub.clock import Alarms, Clock
 from hub.connector import MAY_SEND, Connector
 from hub.delivery import Message, Outcome, OutcomeKind
+from hub.dispatch.batches import Batches, pool_of
 from hub.dispatch.health import Health
 from hub.dispatch.lanes import Lane, Queue
 from hub.dispatch.outcomes import SECOND
@@ -39,7 +40,9 @@ class Office(Protocol):
         """Evicted when others may have this process's share of the deliveries by now."""
         ...
 
-    def tried(self, worker: "Worker", lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None: ...
+    def tried(self, worker: "Worker", outcomes: Sequence[tuple[Lane, Outcome]], started_at: int, probe: bool) -> None:
+        """What came of one batch."""
+        ...
 
     def broke(self, error: BaseException) -> None:
         """A fault of our own: the process ends."""
@@ -54,7 +57,6 @@ class Worker:
         self.connector = connector
         self.limits = limits
         self.health = Health()
-        self.pause_until = 0  # the receiver asked for time; microseconds since 1970
         self.probing = False  # the next attempt at a held destination is ours
         self.stopping = False
         self.closed = False
@@ -65,12 +67,12 @@ class Worker:
         self._clock = clock
         self._alarms = alarms
         self._pace = Pace(limits.rate, clock.now())
-        self._ready: deque[Lane] = deque()
+        self._ready = Batches(connector.batch)
         self._messages: deque[tuple[Lane, Message]] = deque()
         self._doubtful: deque[tuple[int, Lane]] = deque()  # with the time from which it may be tried again
         self._loading: set[asyncio.Task[None]] = set()
         self._flights: dict[asyncio.Task[None], list[Lane]] = {}
-        self._second: Lane | None = None  # the doubtful lane that is being tried
+        self._second: set[Lane] = set()  # the doubtful lanes that are being tried
         self._alarm_at = 0
 
     def take_share(self, slices: frozenset[int]) -> None:
@@ -101,7 +103,16 @@ class Worker:
     # What comes in
 
     def offer(self, lane: Lane) -> None:
-        self._ready.append(lane)
+        self._ready.add(lane, self._clock.now())
+
+    def hurry(self) -> None:
+        """All is to end: no batch waits to be filled any more."""
+        self._ready.hurried = True
+        self.pump()
+
+    def part(self, lanes: Sequence[Lane]) -> None:
+        """They failed together, and nobody says whose fault it was: each half goes by itself."""
+        self._ready.part(lanes)
 
     def doubt(self, lane: Lane) -> None:
         """Its fault was taken as the destination's: it goes last."""
@@ -124,7 +135,7 @@ class Worker:
             if self.health.held:  # it is the probe
                 return False
             self._messages.remove(rendered)
-            self._ready.appendleft(lane)
+            self._ready.put_back([lane])
         return True
 
     def drop(self, queue: Queue) -> None:
@@ -132,11 +143,10 @@ class Worker:
         self._drop(lambda lane: lane.queue is queue)
 
     def _drop(self, goes: Callable[[Lane], bool]) -> None:
-        self._ready = deque(lane for lane in self._ready if not goes(lane))
+        self._ready.drop(goes)
         self._messages = deque(pair for pair in self._messages if not goes(pair[0]))
         self._doubtful = deque(pair for pair in self._doubtful if not goes(pair[1]))
-        if self._second is not None and goes(self._second):
-            self._second = None
+        self._second = {lane for lane in self._second if not goes(lane)}
 
     @property
     def flying(self) -> int:
@@ -167,8 +177,7 @@ class Worker:
     def _wait(self) -> int:
         """Microseconds to the next start, as far as time decides."""
         now = self._clock.now()
-        until = max(self.pause_until, self.health.probe_at if self.health.held else 0)
-        return max(until - now, self._pace.wait(now), 0)
+        return max(self.health.open_at() - now, self._pace.wait(now), 0)
 
     def _pump_in(self, wait: int) -> None:
         at = self._clock.now() + wait
@@ -179,8 +188,12 @@ class Worker:
     def _next(self) -> list[tuple[Lane, Message]]:
         if not self._messages or (self.health.held and self._flights):
             return []
-        size = 1 if self.health.held else min(self.connector.batch, len(self._messages))
-        return [self._messages.popleft() for _ in range(size)]
+        pool = pool_of(self._messages[0][0])
+        size = 1 if self.health.held else self._ready.size(pool[0])
+        group: list[tuple[Lane, Message]] = []
+        while len(group) < size and self._messages and pool_of(self._messages[0][0]) == pool:
+            group.append(self._messages.popleft())
+        return group
 
     def _fly(self, group: list[tuple[Lane, Message]]) -> None:
         self._pace.take(self._clock.now())
@@ -207,9 +220,9 @@ class Worker:
         MAY_SEND.set(self._office.require_share)
         started_at = self._clock.now()
         outcomes = await self._outcomes([message for _, message in group])
-        for (lane, _), outcome in zip(group, outcomes, strict=True):
-            self._second = None if self._second is lane else self._second
-            self._office.tried(self, lane, outcome, started_at, probe)
+        lanes = [lane for lane, _ in group]
+        self._second.difference_update(lanes)
+        self._office.tried(self, list(zip(lanes, outcomes, strict=True)), started_at, probe)
         self.probing = self.probing and not probe
 
     async def _outcomes(self, messages: list[Message]) -> Sequence[Outcome]:
@@ -218,14 +231,11 @@ class Worker:
             async with asyncio.timeout(self.limits.timeout):
                 outcomes = await self.connector.deliver(messages)
         except TimeoutError:
-            late = Outcome(OutcomeKind.RETRY, f"No answer within {self.limits.timeout:g} s.")
-            return [late] * len(messages)
+            return _of_all(messages, f"No answer within {self.limits.timeout:g} s.")
         except Exception as error:  # noqa: BLE001 - a fault in a connector costs its own deliveries alone
-            fault = Outcome(OutcomeKind.RETRY, f"The connector failed: {type(error).__name__}.")
-            return [fault] * len(messages)
+            return _of_all(messages, f"The connector failed: {type(error).__name__}.")
         if len(outcomes) != len(messages):
-            wrong = f"The connector gave {len(outcomes)} outcomes for {len(messages)} messages."
-            return [Outcome(OutcomeKind.RETRY, wrong)] * len(messages)
+            return _of_all(messages, f"The connector gave {len(outcomes)} outcomes for {len(messages)} messages.")
         return outcomes
 
     # Bodies, just ahead of the attempts
@@ -233,9 +243,9 @@ class Worker:
     def _unload(self) -> None:
         """The destination is held: what was rendered is rendered anew when its turn comes."""
         if len(self._messages) > 1 or (self._messages and self._wait()):
-            self._ready.extendleft(lane for lane, _ in reversed(self._messages))
+            self._ready.put_back([lane for lane, _ in self._messages])
             self._messages.clear()
-            self._second = None
+            self._second.clear()
 
     def _load(self) -> None:
         if self._loading or self.stopping:
@@ -254,38 +264,52 @@ class Worker:
         room = most - len(self._messages)
         if room < most // 2:
             return []
-        lanes = [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
+        lanes: list[Lane] = []
+        while batch := self._ready.take(room - len(lanes), self._clock.now()):
+            lanes += batch
+        self._pump_when_gathered()
         return lanes + self._second_chance()
+
+    def _pump_when_gathered(self) -> None:
+        due_at = self._ready.due_at()
+        if due_at is not None and due_at > self._clock.now():
+            self._pump_in(due_at - self._clock.now())
 
     def _choose_probe(self) -> list[Lane]:
         if self._messages or self._flights or self._wait():
             return []
-        if self._ready:
-            return [self._ready.popleft()]
+        lane = self._ready.take_one()
+        if lane is not None:
+            return [lane]
         return [self._doubtful.popleft()[1]] if self._doubtful else []
 
     def _second_chance(self) -> list[Lane]:
-        """One doubtful lane at a time: a document is to blame only when it fails alone."""
-        if not self._doubtful or self._second is not None:
+        """Doubtful lanes one after the other, or those that were set apart together.
+
+        A document is to blame only when it fails alone. Of a batch that fails again, the halves follow.
+        """
+        if not self._doubtful or self._second:
             return []
         wait = self._doubtful[0][0] - self._clock.now()
         if wait > 0:
             self._pump_in(wait)
             return []
-        self._second = self._doubtful.popleft()[1]
-        return [self._second]
+        pool, lanes = pool_of(self._doubtful[0][1]), []
+        while self._doubtful and pool_of(self._doubtful[0][1]) == pool:
+            lanes.append(self._doubtful.popleft()[1])
+        self._second = set(lanes)
+        return lanes
 
     async def _prepare(self, lanes: list[Lane]) -> None:
         if self.health.held:
             self.probing = await self._office.may_probe(self)
             if not self.probing:
-                self._ready.extendleft(lanes)
+                self._ready.put_back(lanes)
                 return
         messages = await self._office.messages(lanes)
         self.probing = self.probing and bool(messages)
         self._messages.extend(messages)
-        if self._second in lanes and all(lane is not self._second for lane, _ in messages):
-            self._second = None
+        self._second -= set(lanes) - {lane for lane, _ in messages}
 
     def _loaded(self, task: asyncio.Task[None]) -> None:
         self._loading.discard(task)
@@ -299,3 +323,7 @@ class Worker:
         for task in (*self._flights, *self._loading):
             task.cancel()
         await self.connector.close()
+
+
+def _of_all(messages: Sequence[Message], detail: str) -> list[Outcome]:
+    return [Outcome(OutcomeKind.RETRY, detail, whole=True)] * len(messages)

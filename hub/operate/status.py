@@ -12,7 +12,7 @@ from hub.delivery import State
 from hub.errors import OutsideError
 from hub.project import Project
 from hub.store import tables
-from hub.store.database import Store
+from hub.store.database import Store, now
 
 HEALTHY = ("reserved", "extended")  # wal_status of a slot that has lost nothing
 NOT_STARTED = "not started"
@@ -103,6 +103,7 @@ class DestinationStatus:
     name: str
     held_since: int  # microseconds since 1970; 0: well
     reason: str
+    paused_until: int = 0  # the receiver asked for time; microseconds since 1970, 0: it did not
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +284,12 @@ def _subscriptions(connection: sa.Connection, project: Project) -> tuple[Subscri
 
 def _destinations(connection: sa.Connection, project: Project) -> tuple[DestinationStatus, ...]:
     table = tables.destination_state
-    query = sa.select(table.c.destination, table.c.held_since, table.c.reason)
-    held = {name: (since, reason) for name, since, reason in connection.execute(query)}
-    return tuple(DestinationStatus(name, *held.get(name, (0, ""))) for name in sorted(project.destinations))
+    query = sa.select(table.c.destination, table.c.held_since, table.c.reason, table.c.probe_at)
+    found = {name: _destination(name, *state) for name, *state in connection.execute(query)}
+    return tuple(found.get(name, DestinationStatus(name, 0, "")) for name in sorted(project.destinations))
+
+
+def _destination(name: str, held_since: int, reason: str, probe_at: int) -> DestinationStatus:
+    if held_since or probe_at <= now():  # what was asked for is over
+        return DestinationStatus(name, held_since, reason if held_since else "")
+    return DestinationStatus(name, 0, reason, paused_until=probe_at)

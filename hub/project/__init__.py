@@ -109,8 +109,8 @@ class Destination:
 @dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
     mode: str = "every"  # every, latest
-    batch_size: int = 1
-    batch_wait: float = 0.0  # seconds
+    batch_size: int | None = None  # None: as many as the connector takes in one call
+    batch_wait: float = 0.0  # seconds that one that is not full is waited for
     delay: float = 0.0  # seconds of quiet before sending
     # seconds between attempts
     retry: tuple[float, ...] = (5.0, 300.0, 1800.0, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR)

@@ -6,7 +6,7 @@ A reader that reports a problem returns its default, so that one mistake gives o
 import re
 from collections.abc import Sequence as Listing
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from hub.project import DAY, HOUR, Place
 from hub.project.problems import Problems
@@ -15,6 +15,8 @@ from hub.project.yaml_source import Map, Node, Scalar, Sequence, plain
 
 LONGEST = 36_500 * DAY  # seconds: a hundred years
 NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+Default = TypeVar("Default", bound=int | None)
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": HOUR, "d": DAY}
 _DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)")
@@ -198,7 +200,7 @@ class Fields:
             return default
         return value
 
-    def integer(self, key: str, default: int, low: int, high: int) -> int:
+    def integer(self, key: str, default: Default, low: int, high: int) -> int | Default:
         node = self.node(key)
         if node is None:
             return default
@@ -207,7 +209,7 @@ class Fields:
             self.wrong(
                 key,
                 f"must be a whole number from {low:,} to {high:,}, but is {self.shown(key)}.",
-                f"Write {default}, for example.",
+                f"Write {default or low}, for example.",
             )
             return default
         return value

@@ -275,6 +275,24 @@ def test_status_fails_when_an_operator_is_needed(hub: Hub) -> None:
     assert {one["subscription"]: one["parked"] for one in shown["subscriptions"]} == {"all": 1, "paid": 0}
 
 
+def test_status_says_until_when_a_destination_asked_for_time(hub: Hub, store: Store) -> None:
+    """Nothing is wrong with it, and what waits goes on by itself; a time that is over is not shown."""
+    until = 4_102_444_800_000_000  # 2100-01-01
+    state = {"held_since": 0, "reason": "429 daily quota", "probe_at": until, "failures": 0}
+    with store.write() as connection:
+        connection.execute(tables.destination_state.insert().values(destination="out", **state))
+
+    said = hub("status", ends_with=1)
+    assert "Destination out asked for time until 2100-01-01T00:00:00.000000Z: 429 daily quota" in said
+    assert "held" not in said
+    (shown,) = json.loads(hub("status", "--json", ends_with=1).splitlines()[0])["destinations"]
+    assert (shown["held_since"], shown["paused_until"]) == (None, "2100-01-01T00:00:00.000000Z")
+
+    with store.write() as connection:
+        connection.execute(tables.destination_state.update().values(probe_at=1))
+    assert "asked for time" not in hub("status", ends_with=1)
+
+
 def test_the_store_is_pruned_and_upgraded(hub: Hub) -> None:
     """Nothing is old enough, and the store is of this version already."""
     assert json.loads(hub("store", "prune", "--dry-run", "--json"))["versions"] == 0

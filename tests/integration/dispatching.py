@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,12 +20,14 @@ import connectors.http
 import connectors.smtp
 from hub.catalogue import Kind
 from hub.connector import read_settings
+from hub.delivery import Message, Outcome, OutcomeKind, State
 from hub.dispatch.dispatcher import Dispatcher
 from hub.dispatch.outcomes import SECOND
 from hub.documents import Field, Shape
 from hub.project import DeliveryPolicy, Destination, EntityConfig, Limits, Network, Project, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store, now
+from hub.store.deliveries import set_subscription_state
 from hub.store.workers import Evicted
 from hub.subscriptions import Subscription
 
@@ -201,6 +203,64 @@ class Bench:
     def rows(self, table: sa.Table = tables.delivery) -> list[Any]:
         with self.store.read() as connection:
             return list(connection.execute(sa.select(table).order_by(*table.primary_key.columns)).all())
+
+
+DELIVERED = Outcome(OutcomeKind.DELIVERED)
+Answer = Callable[[Sequence[Message]], Sequence[Outcome]]
+
+
+def accept(messages: Sequence[Message]) -> Sequence[Outcome]:
+    return [DELIVERED] * len(messages)
+
+
+class Bulk:
+    """A receiver in memory that takes up to 50 documents a call."""
+
+    batch = 50
+
+    def __init__(self) -> None:
+        self.answer: Answer = accept
+        self.calls: list[list[tuple[str, int]]] = []  # keys and versions
+        self.accepted: list[tuple[str, int]] = []
+
+    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        self.calls.append([(one.key, one.version) for one in messages])
+        await asyncio.sleep(0)
+        outcomes = self.answer(messages)
+        told = zip(messages, outcomes, strict=True)
+        self.accepted += [(one.key, one.version) for one, outcome in told if outcome == DELIVERED]
+        return outcomes
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(call) for call in self.calls]
+
+    async def close(self) -> None: ...
+
+
+class BulkBench(Bench):
+    """With the one receiver, and a clock that can be moved."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.bulk = Bulk()
+        self.clock = MovableClock()
+
+    def _opener(self, destination: Destination) -> Callable[[], Any]:
+        return lambda: self.bulk
+
+    def gather(self, **policy: Any) -> None:
+        """A subscription of one call at a time."""
+        self.subscribe("crm", {"url": "http://crm.test"}, limits=Limits(concurrency=1), **policy)
+
+    def set_state(self, state: str) -> None:
+        with self.store.write() as connection:
+            set_subscription_state(self.store, connection, self.store.name_id("subscription", "crm"), state, "")
+            self.store.ring("dispatch", connection)
+        self.store.ring("dispatch")
+
+    def waiting(self) -> list[str]:
+        return [row.key for row in self.rows() if row.state == State.PENDING]
 
 
 def main() -> None:

@@ -8,8 +8,7 @@ import pytest
 from hub.bootstrap import find_connectors
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.check import check
-from hub.check.later import refuse_later
-from hub.errors import Problem, ProjectError
+from hub.errors import Problem
 from hub.project import Project
 from hub.project.files import load, read
 from tests.unit.test_project_files import ENVIRONMENT
@@ -338,31 +337,23 @@ def test_a_destination_that_forwards_to_nothing_is_a_note(tmp_path: Path) -> Non
     assert any("no derived entity is `from` it" in note.what for note in notes)
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "new", "said"),
-    [
-        (SUBSCRIPTION, "when:", "delivery: {batch: {wait: 5s}}\nwhen:", ["batches", "A batch of one never waits"]),
-    ],
-)
-def test_what_this_version_does_not_do_is_refused(
-    tmp_path: Path, file: str, old: str, new: str, said: list[str]
-) -> None:
-    """At its place, by check and by run alike: nothing that was written is silently left undone."""
-    found = project(tmp_path, file, old, new)
-
-    problems, notes = judged(found, None)
-    assert all(any(part in problem.what for problem in (*problems, *notes)) for part in said)
-    refused = next(problem for problem in problems if said[0] in problem.what)
-    assert (refused.file, refused.line > 0, bool(refused.remedy)) == (file, True, True)
-    with pytest.raises(ProjectError, match="This version does not have"):
-        refuse_later(found)
-
-
-def test_a_delay_that_outlasts_a_delivery_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "written"), [("delay", "delay: 5d"), ("batch.wait", "batch: {wait: 5d}")])
+def test_a_wait_that_outlasts_a_delivery_is_refused(tmp_path: Path, key: str, written: str) -> None:
     """Everything would be parked before it was sent."""
-    (problem,) = judged(project(tmp_path, SUBSCRIPTION, "when:", "delivery: {delay: 5d, expire: 1d}\nwhen:"), None)[0]
+    text = f"delivery: {{{written}, expire: 1d}}\nwhen:"
+    (problem,) = judged(project(tmp_path, SUBSCRIPTION, "when:", text), None)[0]
 
-    assert "'delay' is not shorter than 'expire'" in problem.what
+    assert f"'{key}' is not shorter than 'expire'" in problem.what
+    assert problem.line > 0
+
+
+def test_a_batch_of_one_that_waits_is_a_note(tmp_path: Path) -> None:
+    """It is always full."""
+    text = "delivery: {batch: {size: 1, wait: 5s}}\nwhen:"
+    problems, notes = judged(project(tmp_path, SUBSCRIPTION, "when:", text), None)
+
+    assert problems == []
+    assert any("A batch of one never waits" in note.what for note in notes)
 
 
 def test_a_projects_own_connector_is_judged_where_it_is(tmp_path: Path) -> None:

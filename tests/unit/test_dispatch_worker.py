@@ -37,8 +37,9 @@ class Leaving:
     def require_share(self) -> None:
         return None
 
-    def tried(self, worker: Worker, lane: Lane, outcome: Outcome, started_at: int, probe: bool) -> None:
-        lane.queue.pop(lane)
+    def tried(self, worker: Worker, outcomes: Sequence[tuple[Lane, Outcome]], started_at: int, probe: bool) -> None:
+        for lane, _ in outcomes:
+            lane.queue.pop(lane)
         leaving = asyncio.get_running_loop().create_task(worker.landed({0}))
         leaving.add_done_callback(lambda task: self.left.set_result(task.result()))
 

@@ -1,6 +1,6 @@
 from hub.delivery import Forward, Outcome, OutcomeKind
-from hub.dispatch.health import Health
-from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, probe_delay
+from hub.dispatch.health import WELL, Health
+from hub.dispatch.outcomes import SECOND, Step, expires_at, follow, names_none, probe_delay
 from hub.dispatch.pace import Pace
 from hub.project import DeliveryPolicy
 
@@ -60,12 +60,53 @@ def test_a_named_time_burns_no_attempt() -> None:
     assert follow(Outcome(OutcomeKind.RETRY, after=1.0), 0, POLICY, NOW, 0).pause
 
 
+def test_a_used_up_quota_is_the_destinations() -> None:
+    """It came with an acceptance: the delivery is done with, and nothing follows it before that time."""
+
+    following = follow(Outcome(OutcomeKind.DELIVERED, after=60.0), 0, POLICY, NOW, 0)
+    assert (following.step, following.pause, following.due_at) == (Step.SETTLE, True, NOW + 60 * SECOND)
+
+    health = Health()
+    health.pause(following.due_at, following.reason)
+    health.pause(NOW + SECOND, "an earlier answer")
+    assert health.open_at() == NOW + 60 * SECOND
+    assert Health.remembered(health.state(NOW)).open_at() == health.open_at()
+    assert health.state(NOW + 60 * SECOND) == WELL
+
+
+def test_a_named_time_may_be_past_the_end_of_clocks() -> None:
+    """A hundred years it is, and the delivery expires long before."""
+
+    assert after(OutcomeKind.RETRY, after=float("inf"))[2] == 100 * 365 * 86400
+
+
 def test_refused_parks_with_its_reason() -> None:
     """Another attempt would get the same."""
 
     following = follow(Outcome(OutcomeKind.REFUSED, "422 no such field"), 0, POLICY, NOW, 0)
 
     assert (following.step, following.attempts, following.reason) == (Step.PARK, 1, "Refused: 422 no such field")
+
+
+def test_nothing_is_parked_for_what_its_batch_got() -> None:
+    """It goes again at once with half of them, no attempt burnt; one that stands alone is parked."""
+
+    for kind, attempts in ((OutcomeKind.REFUSED, 0), (OutcomeKind.RETRY, 2)):
+        outcome = Outcome(kind, "400", whole=True)
+        following = follow(outcome, attempts, POLICY, NOW, 0, alone=False)
+        assert (following.step, following.attempts, following.due_at) == (Step.DIVIDE, attempts, 0)
+        assert follow(outcome, attempts, POLICY, NOW, 0, alone=True).step is Step.PARK
+        assert follow(Outcome(kind, "400"), attempts, POLICY, NOW, 0, alone=False).step is Step.PARK
+    assert follow(Outcome(OutcomeKind.RETRY, "500", whole=True), 0, POLICY, NOW, 0, alone=False).step is Step.WAIT
+
+
+def test_what_names_none() -> None:
+    """A named time is the receiver's, whatever was sent; a held destination says nothing of the documents."""
+
+    assert names_none(Outcome(OutcomeKind.HELD))
+    assert names_none(Outcome(OutcomeKind.RETRY, whole=True))
+    assert not names_none(Outcome(OutcomeKind.RETRY, whole=True, after=60.0))
+    assert not names_none(Outcome(OutcomeKind.REFUSED))
 
 
 def test_held_and_dead_burn_nothing() -> None:
