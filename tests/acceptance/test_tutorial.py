@@ -1,14 +1,14 @@
-"""docs/tutorial.md as its reader goes through it: one bash, one empty directory, every command and every file in turn.
+"""docs/tutorial.md as its reader goes through it: one bash, one empty directory, each command and file in its turn.
 
-A `console` block has commands behind `$ `, and below each one what it prints; the others begin with a comment that names
-the file that they are. Of what is printed,
+A `console` block has commands behind `$ `, and below each one what it prints; the others begin with a comment that
+names the file that they are. Of what is printed,
 
 - `…` stands for anything within a line, and a line of its own for any lines;
 - the widths of spaces do not count;
 - nothing shown means that nothing is printed, and every command ends with exit code 0.
 
-A command that only looks is repeated, as the page tells its reader, until it shows what the page does. What differs from
-the page is where the database is, in the two URLs, and how the `hub` command got there.
+A command that only looks is repeated, as the page tells its reader, until it shows what the page does. What differs
+from the page is where the database is, in the two URLs, and how the `hub` command got there.
 """
 
 import os
