@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml constraints.txt cdc/java/hub/DocumentValues.java
 	touch $@
 
 demo: setup ## the whole system on this machine, with an example legacy application (ONCE=1 ends by itself)
-	$(BIN)/hub demo $(if $(ONCE),--once)
+	$(BIN)/hub demo $(if $(ONCE),--once) $(if $(ALSO),--also $(ALSO))
 
 services: setup ## install what the tests need where that is allowed (root and apt), and say what is missing
 	bash tests/services.sh

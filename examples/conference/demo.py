@@ -11,7 +11,7 @@ guide     how to look around
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -22,7 +22,17 @@ import httpx
 from examples.conference import traffic
 from examples.conference.accounts import Delivery
 from examples.conference.judge import ARRIVE_SECONDS, judge
-from examples.conference.stage import Places, Stage, check_installation, heading, hub_command, own_directory, say, start
+from examples.conference.stage import (
+    Places,
+    Stage,
+    check_installation,
+    heading,
+    hub_command,
+    own_directory,
+    parts_of,
+    say,
+    start,
+)
 from examples.conference.watch import Archived
 from hub.errors import FaultError
 
@@ -32,12 +42,16 @@ VISITORS, CALLS = 4, 50
 TRICKLE = 3.0  # seconds between calls while it stays up
 
 
-def run(once: bool) -> None:
-    """The whole demo; FaultError when a change was not delivered or a document differs from SQL."""
+def run(once: bool, also: Path | None) -> None:
+    """The whole demo; FaultError when a change was not delivered or a document differs from SQL.
+
+    `also`: a directory whose parts of a project the hub has beside the demo's own.
+    """
     check_installation()
+    parts = parts_of(also) if also else {}
     with _ending_on_signals(), own_directory(DIRECTORY.resolve()) as places, ExitStack() as stack:
         try:
-            stage = perform(places, stack)
+            stage = perform(places, stack, parts)
             guide(stage, once)
             if not once:
                 heading("It stays up, with a call now and then, until Ctrl-C")
@@ -48,10 +62,10 @@ def run(once: bool) -> None:
         raise FaultError(f"The demo found {len(stage.books.faults)} faults, first: {stage.books.faults[0]}.")
 
 
-def perform(places: Places, stack: ExitStack) -> Stage:
+def perform(places: Places, stack: ExitStack, parts: Mapping[Path, Path]) -> Stage:
     """From nothing to the verdict; `stack` ends what was started."""
     heading("An events company, the hub and three partners, all on this machine")
-    stage = start(places, stack)
+    stage = start(places, stack, parts)
     with _plainly(stage):
         heading("What people do in the legacy application, and what becomes of it")
         show(stage)

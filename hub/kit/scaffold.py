@@ -38,7 +38,8 @@ Next:
 Next:
   1. python -m pytest services/test_acme.py
   2. WEBHOOK_SECRET=… python services/acme.py
-  3. Write a subscription with `to: acme`, and run the hub with the same WEBHOOK_SECRET.""",
+  3. Write a subscription with `to: acme`, and `network: {allow: [localhost]}` into hub.yaml.
+  4. Run the hub with the same WEBHOOK_SECRET.""",
 }
 
 

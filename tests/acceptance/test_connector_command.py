@@ -96,7 +96,13 @@ def _wait_for(port: int) -> None:
 
 
 async def _deliver_twice(url: str) -> list[Outcome]:
-    event = {"specversion": "1.0", "id": "msg_1", "subject": "42", "data": {"document": {"status": "pending"}}}
+    event = {
+        "specversion": "1.0",
+        "id": "msg_1",
+        "type": "order.created",
+        "subject": "42",
+        "data": {"document": {"status": "pending"}},
+    }
     message = Message(
         "msg_1", "s", "order", "42", 1, "created", json.dumps(event).encode(), "application/cloudevents+json", 1
     )

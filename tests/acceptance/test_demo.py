@@ -1,7 +1,9 @@
 """`hub demo` as a user runs it: in a directory of one's own, from nothing to the verdict, and nothing left behind."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,14 +20,15 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(400)]
 
 HUB = Path(sys.executable).with_name("hub")
 FIRST_CALL = "Ada signs up"  # everything is up by then
+SECRET = "demo-secret"
 
 
 @contextmanager
-def demo(directory: Path) -> Iterator[subprocess.Popen[str]]:
+def demo(directory: Path, *options: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [HUB, "demo", "--once"],
+        [HUB, "demo", "--once", *options],
         cwd=directory,
-        env={name: value for name, value in os.environ.items() if name != "FORCE_COLOR"},
+        env={name: value for name, value in os.environ.items() if name != "FORCE_COLOR"} | environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,17 +59,53 @@ def left_behind(directory: Path) -> list[list[str]]:
     return [command for command in commands if any(name in part for part in command for name in names)]
 
 
+@contextmanager
+def own_service(directory: Path) -> Iterator[Path]:
+    """What `hub connector new scoring --service` writes to `directory`, for orders, running; its log."""
+    subprocess.run([HUB, "--project", directory, "connector", "new", "scoring", "--service"], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    destination = directory / "destinations/scoring.yaml"
+    destination.write_text(destination.read_text().replace("8095", port))
+    (directory / "subscriptions").mkdir()
+    orders = "{subscription: scoring, entity: order, to: scoring, on: [created, updated, deleted, snapshot]}"
+    (directory / "subscriptions/scoring.yaml").write_text(orders)
+    log = directory / "scoring.log"
+    with log.open("w") as output:
+        service = subprocess.Popen(
+            [sys.executable, "services/scoring.py", "--port", port],
+            cwd=directory, env=os.environ | {"WEBHOOK_SECRET": SECRET}, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        yield log
+    finally:
+        service.kill()
+        service.wait(10)
+
+
 def test_every_change_arrives_and_is_right(tmp_path: Path) -> None:
-    """It ends with exit code 0 by itself, has shown a change, a replay and a verdict, and has ended all it started."""
-    with demo(tmp_path) as process:
-        said = read_until(process, "never printed")
-        code = process.wait(60)
+    """It ends with exit code 0 by itself, has shown a change, a replay and a verdict, and has ended all it started.
+
+    With a service beside it as `hub connector new` writes it: that gets each order, and what it forwards is there.
+    """
+    partner = tmp_path / "partner"
+    with own_service(partner) as log:
+        with demo(tmp_path, "--also", str(partner), WEBHOOK_SECRET=SECRET) as process:
+            said = read_until(process, "never printed")
+            code = process.wait(60)
+        received = log.read_text()
 
     assert code == 0, said
     assert "Every change is delivered and right." in said
     assert "was known, so it was dropped" in said
     assert "crm created" in said
     assert "mailing deleted" in said
+    assert re.search(r"^order.created \d+: {.forward.*scoring_result", received, re.MULTILINE), received
+    looking = ". var/demo/env && hub --project var/demo/project documents list scoring_result"
+    path = f"{HUB.parent}:{os.environ['PATH']}"
+    found = subprocess.run(looking, shell=True, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True)
+    assert found.stdout.count(b"scoring_result ") > 10, found
     assert left_behind(tmp_path) == []
 
 
@@ -101,6 +140,27 @@ def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> Non
     assert code not in (0, -9), said
     assert "Traceback" not in said
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "services/scoring.py",
+            "has nothing in connectors/, destinations/, entities/, subscriptions/. Name a project.",
+        ),
+        ("destinations/crm.yaml", "The demo has a destinations/crm.yaml too. Give yours another name."),
+    ],
+)
+def test_what_the_demo_cannot_have_beside_it(tmp_path: Path, file: str, said: str) -> None:
+    """Bad input, said before anything is started."""
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text("")
+
+    with demo(tmp_path, "--also", str(tmp_path)) as process:
+        assert said in read_until(process, "never printed")
+        assert process.wait(60) == 2
+    assert not (tmp_path / "var").exists()
 
 
 def test_one_demo_at_a_time(tmp_path: Path) -> None:

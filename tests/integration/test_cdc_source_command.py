@@ -52,3 +52,15 @@ def test_a_source_out_of_reach_is_one_sentence(project: Path) -> None:
     done = hub(project, "source", "sql")
     assert (done.returncode, done.stdout) == (3, "")
     assert "127.0.0.1:1 cannot be reached" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_before_the_role_is_there(project: Path, database: str) -> None:
+    """`source sql` cannot read by the role that it is to make, and says how it can."""
+    (project / "hub.yaml").write_text(HUB.format(url=database.replace("//postgres:", "//nobody_yet:"), slot="hub"))
+
+    refused = hub(project, "source", "sql")
+    assert refused.returncode == 3
+    assert refused.stderr.endswith("While the role is not there yet, read the catalogue by the owner's URL: --url.\n")
+
+    printed = hub(project, "source", "sql", "--url", database)
+    assert printed.returncode == 0 and 'CREATE ROLE "nobody_yet"' in printed.stdout
