@@ -7,7 +7,7 @@ ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed oracle large moves chaos signals clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed bench-destinations oracle large moves chaos signals clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 21
@@ -54,6 +54,9 @@ bench-store: setup services ## what a row change costs in the store, Postgres be
 
 bench-distributed: setup services ## capture by 1, 2 and 4 workers from filled topics, dispatch by 1, 2 and 4 to a slow receiver
 	$(BIN)/python -m benchmarks.distributed
+
+bench-destinations: setup services ## what a healthy destination notices of five bad ones, at 50 commits a second
+	$(BIN)/python -m benchmarks.destinations
 
 oracle: setup services ## the long run of the oracle: random schemas and transactions against plain SQL
 	HUB_ORACLE_COMMITS=5000 $(BIN)/python -m pytest tests/acceptance -k oracle --timeout 7200

@@ -42,6 +42,12 @@ WITH placed AS (
 INSERT INTO bench.lines SELECT id, n, 'sku-' || n, n, 9.99 FROM placed, generate_series(1, 10) n;
 """
 
+# The row says when it was committed: what follows, up to the end of the commit, is microseconds and the disk's.
+STAMP = """
+UPDATE bench.orders SET placed_at = clock_timestamp()
+WHERE id = (SELECT 1 + floor(random() * (SELECT max(id) FROM bench.orders))::bigint);
+"""
+
 ORDER_SET = """
 CREATE TABLE bench.orders{n} (id int PRIMARY KEY, customer text NOT NULL, total numeric(12,2) NOT NULL);
 CREATE TABLE bench.lines{n} (
@@ -68,6 +74,14 @@ def make_tables(connection: psycopg.Connection[Any]) -> None:
         "INSERT INTO bench.accounts SELECT n, n %% 100, 0, repeat(md5(n::text), 6) FROM generate_series(1, %s) n",
         [ROWS],
     )
+
+
+def make_orders(url: str, orders: int) -> None:
+    """So many orders, each with its lines."""
+    with psycopg.connect(url) as connection:
+        connection.execute(TABLES)
+        for _ in range(orders):
+            connection.execute(ORDER)
 
 
 @dataclass(frozen=True)
@@ -122,8 +136,8 @@ def change_order_sets(url: str, sets: int, rows: int, commits: int) -> int:
     return int(row[0])
 
 
-def commits_per_second(url: str, rate: int, commits: int) -> None:
-    """Orders, one every 1/rate seconds, each with its lines; each on disk, as an application's are.
+def commits_per_second(url: str, rate: int, commits: int, statement: str = ORDER) -> None:
+    """One every 1/rate seconds, an order with its lines if not told otherwise; each on disk, as an application's are.
 
     The log reaches its readers when it is flushed: what is committed with `off`, to load faster, waits for a timer.
     """
@@ -132,4 +146,4 @@ def commits_per_second(url: str, rate: int, commits: int) -> None:
         begin = time.monotonic()
         for number in range(commits):
             time.sleep(max(0.0, begin + number / rate - time.monotonic()))
-            connection.execute(ORDER)
+            connection.execute(statement.encode())

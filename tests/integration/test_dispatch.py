@@ -286,9 +286,43 @@ def test_a_slow_destination_holds_no_other(bench: Bench, receiver: Receiver) -> 
 
 
 def stop_slow(bench: Bench) -> None:
+    pause(bench, "slow")
+
+
+def pause(bench: Bench, *names: str) -> None:
     with bench.store.write() as connection:
-        set_subscription_state(bench.store, connection, bench.store.name_id("subscription", "slow"), "paused", "test")
+        for name in names:
+            id = bench.store.name_id("subscription", name)
+            set_subscription_state(bench.store, connection, id, "paused", "test")
     bench.store.ring("dispatch")
+
+
+def test_dead_and_hostile_destinations_hold_no_other(bench: Bench, receiver: Receiver) -> None:
+    """All that is for the healthy one is delivered while each of the others still has some of its own."""
+    redirect = {"status": 302, "headers": {"location": "http://169.254.169.254/latest/meta-data/"}}
+    others: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in ("drip", "huge", "reset", "silent")}
+    others |= {"moved": redirect, "failing": {"fail_percent": 100}}
+    for name, behaviour in others.items():
+        receiver.behave(f"/hooks/{name}", **behaviour)
+        bench.subscribe(name, {"url": f"{receiver.url}/{name}"}, limits=Limits(concurrency=2, timeout=2.0))
+    bench.subscribe("dead", {"url": f"http://127.0.0.1:{free_port()}/"})
+    bench.subscribe("healthy", {"url": f"{receiver.url}/healthy"})
+    waiting: set[str] = set()
+
+    async def script(_: Dispatcher) -> None:
+        for _ in range(10):
+            await asyncio.to_thread(bench.commit, *map(str, range(20)))
+        healthy = bench.store.name_id("subscription", "healthy")
+        await reached(lambda: all(row.subscription_id != healthy for row in bench.rows()))
+        waiting.update(bench.store.name(row.subscription_id) for row in bench.rows())
+        pause(bench, *waiting)
+
+    bench.run(script)
+
+    arrived = keyed([one for one in receiver.log() if one.path == "/hooks/healthy"])
+    assert sorted(arrived) == sorted((str(key), version) for key in range(20) for version in range(1, 11))
+    # A body without end has begun as a 200, and is given up at once: that is as quick as it is long.
+    assert waiting | {"huge"} == {*others, "dead"}
 
 
 def test_gone_disables_the_subscription(bench: Bench, receiver: Receiver) -> None:
