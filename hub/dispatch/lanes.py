@@ -22,7 +22,9 @@ LaneKey = tuple[int, str]  # entity_id, key
 class Lane:
     """One document's deliveries to one subscription."""
 
-    __slots__ = ("busy", "cut", "due", "flying", "items", "key", "origin", "parked", "queue", "released", "standing")
+    __slots__ = (
+        "busy", "content", "cut", "due", "flying", "items", "key", "origin", "parked", "queue", "released", "standing",
+    )  # fmt: skip
 
     def __init__(self, queue: "Queue", key: LaneKey) -> None:
         self.queue = queue
@@ -31,6 +33,7 @@ class Lane:
         self.busy = False  # ready, on its way or waiting: whoever has it will give it back
         self.flying = False  # its first is with the connector
         self.origin = NOWHERE  # of its first, once its body is rendered
+        self.content = b""  # likewise: the hash of what the receiver would have
         self.due = 0  # its first waits for this moment, microseconds since 1970; 0: it does not wait
         self.standing = False  # its first waits for a time, or a parked one holds it: what follows is not in memory
         self.parked = 0  # the seq of the parked one that holds it

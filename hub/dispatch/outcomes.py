@@ -43,7 +43,7 @@ def follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, ji
     rescheduled waits a second at least, so that no receiver is asked in a circle as fast as it answers.
     """
     match outcome.kind:
-        case OutcomeKind.DELIVERED:
+        case OutcomeKind.DELIVERED | OutcomeKind.UNCHANGED:
             return Following(Step.SETTLE, attempts + 1, forward=outcome.forward)
         case OutcomeKind.RESCHEDULE:
             wait = min(max(outcome.after or 0.0, SOONEST), LONGEST)
