@@ -67,6 +67,7 @@ class OutcomeKind(enum.IntEnum):
     REFUSED = 3  # no: another attempt of the same would get the same
     DEAD = 4  # the receiver wants nothing of this subscription any more
     HELD = 5  # the destination cannot be reached or lets nobody in: nothing to do with this document
+    UNCHANGED = 6  # nothing was sent: the receiver has this content. The hub itself says so, no connector does
 
 
 class Forward(msgspec.Struct, frozen=True, gc=False):
@@ -105,6 +106,19 @@ class Forwarded(msgspec.Struct, frozen=True, gc=False):
     delivery: Delivery
     origin: Origin  # of the delivered document
     documents: tuple[Forward, ...]
+
+
+Receiver = tuple[int, str, int]  # of one document by one subscription: entity_id, key, subscription_id
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """What a receiver has of a document, as far as its answers say: a row of `ledger`."""
+
+    version: int  # 0: nothing is known to have been accepted
+    event: int  # the place in Event
+    content: bytes  # a hash of what it was sent; b"": deleted, or open, since an attempt may have changed it
+    receiver_id: str  # the receiver's own name for it; "" when it gave none
+    accepted_at: int  # microseconds since 1970
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

@@ -9,7 +9,7 @@ from hub.changes import lsn_text
 from hub.commands.context import ProjectOption, echo_json, json_option, known, pass_project
 from hub.commands.documents import kept_version, one_line
 from hub.commands.parameters import rfc3339
-from hub.operate.tracing import AttemptTrace, DeliveryTrace, Trace, read_trace
+from hub.operate.tracing import AttemptTrace, DeliveryTrace, Holding, Trace, read_trace
 from hub.store.journal import Journal
 
 
@@ -21,6 +21,8 @@ from hub.store.journal import Journal
 @pass_project
 def trace(option: ProjectOption, entity: str, key: str, number: int | None, as_json: bool) -> None:
     """One version's way: when it was committed, when its document was made, and each attempt to deliver it.
+
+    And what each receiver has of the document by now.
 
     \b
     Example: hub trace order 42 --version 7
@@ -57,10 +59,19 @@ def _show(found: Trace) -> None:
             click.echo(f"    {_after(attempt.ended_at, committed_at)}  {_attempt_text(attempt)}")
         for issued in delivery.forwarded:
             click.echo(f"    forwarded {issued.entity} {issued.key} version {issued.version}")
+    for holding in found.holdings:
+        click.echo(f"  {holding.subscription} has {_holding_text(holding)}")
+
+
+def _holding_text(holding: Holding) -> str:
+    named = f" as {holding.receiver_id}" if holding.receiver_id else ""
+    return f"version {holding.version}{named}: {holding.event}, accepted at {rfc3339(holding.accepted_at)}"
 
 
 def _attempt_text(attempt: AttemptTrace) -> str:
     replay = f"  (replay {attempt.replay_id})" if attempt.replay_id else ""
+    if attempt.outcome == "unchanged":
+        return attempt.detail
     took = f"{attempt.duration / 1000:.1f} ms"
     return f"attempt {attempt.number}: {attempt.outcome} after {took}  {attempt.detail}{replay}".rstrip()
 
@@ -89,6 +100,9 @@ def _as_json(found: Trace) -> dict[str, Any]:
         "made_after_ms": _milliseconds(found.made_at, version.committed_at),
         "forwarded_by": msgspec.to_builtins(found.forwarded_by),
         "deliveries": [_delivery_json(delivery, version.committed_at) for delivery in found.deliveries],
+        "receivers": [
+            {**msgspec.to_builtins(holding), "accepted_at": rfc3339(holding.accepted_at)} for holding in found.holdings
+        ],
     }
 
 

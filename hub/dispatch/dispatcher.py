@@ -30,7 +30,7 @@ from hub.capture.versions import Published
 from hub.changes import lsn_text
 from hub.clock import Alarms, Clock, SystemClock
 from hub.connector import Connector
-from hub.delivery import Attempt, Delivery, Forwarded, Message, Origin, Outcome, OutcomeKind, State
+from hub.delivery import Attempt, Delivery, Forwarded, Held, Message, Origin, Outcome, OutcomeKind, Receiver, State
 from hub.dispatch.answers import admit
 from hub.dispatch.health import WELL, DestinationState, Health
 from hub.dispatch.lanes import LANE, WINDOW, Lane, LaneKey, Queue
@@ -39,6 +39,7 @@ from hub.dispatch.merging import due_at, merges
 from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow, names_none
 from hub.dispatch.results import Results
 from hub.dispatch.slices import Slice
+from hub.dispatch.unchanged import content_of, is_unchanged
 from hub.dispatch.workers import Worker
 from hub.documents import Shape
 from hub.doorbell import heard
@@ -482,6 +483,7 @@ class Dispatcher:
             self._look_again.set()
 
     def _send_now(self, route: Route, delivery: Delivery, forced: bool) -> None:
+        route.queue.begun.add(delivery.seq)  # it is sent, whatever the receiver has
         lane = route.queue.lanes.get((delivery.entity_id, delivery.key))
         if lane is not None and lane.due and lane.head.seq == delivery.seq:
             lane.items[0] = delivery
@@ -623,17 +625,50 @@ class Dispatcher:
             runs, loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
             if runs != self._runs:
                 await self._compile_anew(runs)
-            found = [(lane, self._prepare(lane, loaded)) for lane in lanes]
+            held = await self._held([lane for lane in lanes if self._by_queue[lane.queue].policy.skip_unchanged])
+            found = [(lane, self._prepare(lane, loaded, held)) for lane in lanes]
             return [(lane, message) for lane, message in found if message is not None]
 
-    def _prepare(self, lane: Lane, loaded: Mapping[int, Loaded]) -> Message | None:
+    async def _held(self, lanes: Sequence[Lane]) -> Mapping[Receiver, Held | None]:
+        """What the receivers have of the lanes' documents; what the store does not know yet is known here."""
+        if not lanes:
+            return {}
+        receivers = {self._receiver(lane) for lane in lanes}
+        unwritten = {one: self._results.ledger[one] for one in receivers & self._results.ledger.keys()}
+        return {**await self._read(self._deliveries.held, receivers - unwritten.keys()), **unwritten}
+
+    def _receiver(self, lane: Lane) -> Receiver:
+        return (*lane.key, self._by_queue[lane.queue].id)
+
+    def _prepare(
+        self, lane: Lane, loaded: Mapping[int, Loaded], held: Mapping[Receiver, Held | None]
+    ) -> Message | None:
         route = self._by_queue[lane.queue]
         if lane.queue.lanes.get(lane.key) is not lane or self._stands(route, lane):
             return None
         if route.merges and due_at(lane.head, route.policy) > self._clock.now():  # its quiet time began anew
             self._wait_for(route, lane)
             return None
-        return self._message(route, lane, loaded.get(lane.head.seq))
+        message = self._message(route, lane, loaded.get(lane.head.seq))
+        has = held.get(self._receiver(lane))
+        if message is None or has is None or not self._has_already(route, lane, has):
+            return message
+        self._skip(route, lane, has)
+        return None
+
+    @staticmethod
+    def _has_already(route: Route, lane: Lane, held: Held) -> bool:
+        return is_unchanged(lane.head, lane.content, held, begun=route.queue.may_have_begun(lane.head.seq))
+
+    def _skip(self, route: Route, lane: Lane, held: Held) -> None:
+        """As if it had been accepted: the receiver has what this version would bring."""
+        delivery, now = lane.head, self._clock.now()
+        said = f"Not sent: it says the same as version {held.version}, which the receiver has."
+        self._results.attempt(
+            Attempt(delivery, delivery.attempts + 1, now, 0, OutcomeKind.UNCHANGED, said),
+            msgspec.structs.replace(held, version=delivery.version),
+        )
+        self._settle(route, lane, Following(Step.SETTLE, delivery.attempts))
 
     async def _compile_anew(self, runs: Runs) -> None:
         """A stream has begun, or begun anew: `changed` goes by the columns that its entities have by now.
@@ -656,7 +691,7 @@ class Dispatcher:
         else:
             lane.origin = Origin(loaded.lsn, loaded.transaction, loaded.hops)
             try:
-                return self._render(route, delivery, loaded)
+                return self._render(route, lane, loaded)
             except TemplateFailure as failure:
                 self._park(route, lane, delivery.attempts, f"body: {failure}")
         return None
@@ -668,8 +703,8 @@ class Dispatcher:
         else:
             self._advance(route, lane)
 
-    def _render(self, route: Route, delivery: Delivery, loaded: Loaded) -> Message:
-        config = route.subscription.config
+    def _render(self, route: Route, lane: Lane, loaded: Loaded) -> Message:
+        config, delivery = route.subscription.config, lane.head
         id = delivery_id(self._identity, config.name, config.entity, delivery.key, delivery.version, delivery.turn)
         inputs = BodyInputs(
             hub=self._project.name,
@@ -687,6 +722,7 @@ class Dispatcher:
             before=loaded.before,
         )
         body = render_body(route.subscription, inputs)
+        lane.content = content_of(config.to, loaded.event, body)
         return Message(
             id=id,
             subscription=config.name,
@@ -709,8 +745,10 @@ class Dispatcher:
             outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
             delivery, policy = lane.head, self._by_queue[lane.queue].policy
             following = follow(outcome, delivery.attempts, policy, now, jitter, alone)
+            accepted = outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RESCHEDULE)
             self._results.attempt(
-                Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail)
+                Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail),
+                Held(delivery.version, delivery.event, lane.content, outcome.receiver_id, now) if accepted else None,
             )
             self._take_step(worker, lane, following)
             self._judge(worker, lane, delivery, outcome, started_at, probe)

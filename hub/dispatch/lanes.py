@@ -25,6 +25,7 @@ class Lane:
     __slots__ = (
         "apart",
         "busy",
+        "content",
         "cut",
         "due",
         "flying",
@@ -45,6 +46,7 @@ class Lane:
         self.busy = False  # ready, on its way or waiting: whoever has it will give it back
         self.flying = False  # its first is with the connector
         self.origin = NOWHERE  # of its first, once its body is rendered
+        self.content = b""  # likewise: the hash of what the receiver would have
         self.due = 0  # its first waits for this moment, microseconds since 1970; 0: it does not wait
         self.standing = False  # its first waits for a time, or a parked one holds it: what follows is not in memory
         self.parked = 0  # the seq of the parked one that holds it

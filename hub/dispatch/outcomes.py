@@ -59,7 +59,7 @@ def follow(
 
 def _follow(outcome: Outcome, attempts: int, policy: DeliveryPolicy, now: int, jitter: float) -> Following:
     match outcome.kind:
-        case OutcomeKind.DELIVERED:
+        case OutcomeKind.DELIVERED | OutcomeKind.UNCHANGED:
             pause, until = outcome.after is not None, _in(outcome.after or 0.0, now)
             return Following(Step.SETTLE, attempts + 1, until, "Its quota is used up.", pause, outcome.forward)
         case OutcomeKind.RESCHEDULE:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from sqlalchemy.exc import OperationalError
 
-from hub.delivery import Attempt, Delivery, Forwarded, State
+from hub.delivery import Attempt, Delivery, Forwarded, Held, Receiver, State
 from hub.dispatch.health import DestinationState
 from hub.store.deliveries import CHUNK, Changes, Update
 
@@ -39,10 +39,13 @@ class Results:
         self._written = asyncio.Condition()  # told of each store transaction
         self.writing: set[int] = set()  # seqs whose outcome is not in the store yet
         self.disabling: dict[int, str] = {}  # by subscription id: the store does not know yet
+        self.ledger: dict[Receiver, Held | None] = {}  # as in Changes: the store does not know yet
         self._remembered: dict[str, float] = {}  # by destination: when its state was stored; inf: not yet
 
-    def attempt(self, attempt: Attempt) -> None:
+    def attempt(self, attempt: Attempt, held: Held | None = None) -> None:
+        """`held`: what the receiver has by it, when it was accepted; else that is open."""
         self._changes().attempts.append(attempt)
+        self._learn(attempt.delivery, held)
 
     def settle(self, delivery: Delivery, *, supersedes: bool, forwarded: Forwarded | None = None) -> None:
         """It is done with. `supersedes`: parked deliveries of older versions are outdated by it."""
@@ -51,7 +54,9 @@ class Results:
         self._accept(changes, delivery, supersedes, forwarded)
 
     def update(self, delivery: Delivery, state: State, attempts: int, due_at: int, reason: str) -> None:
-        """It stays."""
+        """It stays. Of one that is parked, an attempt may have changed what the receiver has, and nobody knows how."""
+        if state is State.PARKED:
+            self._learn(delivery, None)
         self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
         self.writing.add(delivery.seq)
 
@@ -71,6 +76,10 @@ class Results:
         if forwarded:
             changes.forwarded.append(forwarded)
         self.writing.add(delivery.seq)
+
+    def _learn(self, delivery: Delivery, held: Held | None) -> None:
+        receiver = (delivery.entity_id, delivery.key, delivery.subscription_id)
+        self._changes().ledger[receiver] = self.ledger[receiver] = held
 
     def disable(self, subscription_id: int, reason: str) -> None:
         self._changes().disabled[subscription_id] = reason
@@ -143,6 +152,9 @@ class Results:
         self.writing.difference_update(seq for seq in _seqs(changes) if seq not in unwritten)
         for id in changes.disabled:
             self.disabling.pop(id, None)
+        for receiver, held in changes.ledger.items():
+            if self.ledger.get(receiver) is held:
+                self.ledger.pop(receiver, None)
         later = {name for unwritten in self._unwritten for name in unwritten.destinations}
         self._remembered.update(dict.fromkeys(changes.destinations.keys() - later, time.monotonic()))
 

@@ -14,6 +14,7 @@ from hub.store.tables import EVENTS
 from hub.subscriptions import delivery_id
 
 delivery, attempt, document, lineage = tables.delivery, tables.attempt, tables.document, tables.lineage
+ledger = tables.ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class AttemptTrace:
     number: int
     started_at: int  # microseconds since 1970
     duration: int  # microseconds
-    outcome: str  # delivered, retry, reschedule, refused, dead, held
+    outcome: str  # delivered, retry, reschedule, refused, dead, held, unchanged
     detail: str
     replay_id: int | None
 
@@ -59,7 +60,9 @@ class DeliveryTrace:
     subscription: str
     turn: int
     event: str
-    state: str  # delivered, pending, parked, superseded, released, rescheduled; discarded: it left undelivered
+    # delivered, pending, parked, superseded, released, rescheduled; unchanged: its receiver had that already;
+    # discarded: it left undelivered
+    state: str
     reason: str
     planned_at: int  # microseconds since 1970; 0: not known any more
     due_at: int  # not before; 0: at once
@@ -68,11 +71,23 @@ class DeliveryTrace:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """What a subscription's receiver has of the document, of whichever version, as far as its answers say."""
+
+    subscription: str
+    version: int
+    event: str  # that it accepted
+    receiver_id: str  # its own name for the document; "" when it gave none
+    accepted_at: int  # microseconds since 1970
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     version: Version
     made_at: int  # microseconds since 1970
     deliveries: tuple[DeliveryTrace, ...]
     forwarded_by: Issuer | None = None  # of a derived entity's version, as far back as that is kept
+    holdings: tuple[Holding, ...] = ()  # by subscription
 
 
 def read_trace(store: Store, version: Version) -> Trace:
@@ -86,6 +101,7 @@ def read_trace(store: Store, version: Version) -> Trace:
         ).all()
         issued = connection.execute(sa.select(lineage).where(*_issued_by(entity_id, version))).all()
         issuer = connection.execute(sa.select(lineage).where(*_of(lineage, entity_id, version))).first()
+        accepted = connection.execute(sa.select(ledger).where(*_accepted(entity_id, version.key))).all()
     identity = store.identity()
     turns = {(row.subscription_id, row.turn) for row in (*waiting, *tried)}
     found = [
@@ -105,7 +121,22 @@ def read_trace(store: Store, version: Version) -> Trace:
         for subscription_id, turn in turns
     ]
     deliveries = tuple(sorted(found, key=lambda one: (one.subscription, one.turn)))
-    return Trace(version, made_at or 0, deliveries, _issuer(store, identity, issuer) if issuer else None)
+    return Trace(
+        version=version,
+        made_at=made_at or 0,
+        deliveries=deliveries,
+        forwarded_by=_issuer(store, identity, issuer) if issuer else None,
+        holdings=tuple(sorted((_holding(store, row) for row in accepted), key=lambda one: one.subscription)),
+    )
+
+
+def _accepted(entity_id: int, key: str) -> list[sa.ColumnElement[bool]]:
+    return [ledger.c.entity_id == entity_id, ledger.c.key == key, ledger.c.version > 0]
+
+
+def _holding(store: Store, row: Any) -> Holding:
+    subscription, event = store.name(row.subscription_id), EVENTS[row.event].value
+    return Holding(subscription, row.version, event, row.receiver_id, row.accepted_at)
 
 
 def _issued_by(entity_id: int, version: Version) -> list[sa.ColumnElement[bool]]:
@@ -161,5 +192,7 @@ def _delivery(
 def _state(row: Any, attempts: Sequence[AttemptTrace]) -> str:
     if row is not None:
         return State(row.state).name.lower()
-    accepted = any(one.outcome in ("delivered", "reschedule") for one in attempts)
-    return "delivered" if accepted else "discarded"
+    came_to = {one.outcome for one in attempts}
+    if came_to & {"delivered", "reschedule"}:
+        return "delivered"
+    return "unchanged" if "unchanged" in came_to else "discarded"

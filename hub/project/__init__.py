@@ -116,6 +116,7 @@ class DeliveryPolicy:
     retry: tuple[float, ...] = (5.0, 300.0, 1800.0, 2 * HOUR, 5 * HOUR, 10 * HOUR, 10 * HOUR)
     expire: float = 30 * DAY  # seconds after which what is not delivered is parked
     on_park: str = "continue"  # continue, hold
+    skip_unchanged: bool = False  # what the receiver has already is not sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "destination": ("destination", "connector", "limits", "answers"),
     "limits": ("rate", "concurrency", "timeout"),
     "subscription": ("subscription", "entity", "to", "match", "where", "on", "changed", "when", "body", "delivery"),
-    "delivery": ("mode", "batch", "delay", "retry", "expire", "on_park"),
+    "delivery": ("mode", "batch", "delay", "retry", "expire", "on_park", "skip_unchanged"),
     "batch": ("size", "wait"),
 }
 
@@ -479,4 +479,5 @@ def _delivery(fields: Fields) -> DeliveryPolicy:
         retry=below.durations("retry", default.retry),
         expire=below.seconds("expire", default.expire, zero=False),
         on_park=below.choice("on_park", ("continue", "hold"), default.on_park),
+        skip_unchanged=below.flag("skip_unchanged", default.skip_unchanged),
     )

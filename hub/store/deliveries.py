@@ -14,13 +14,13 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from hub.delivery import Attempt, Delivery, Forwarded, State
+from hub.delivery import Attempt, Delivery, Forwarded, Held, Receiver, State
 from hub.dispatch.health import WELL, DestinationState
 from hub.dispatch.merging import Merged, Waiting, merge_documents
 from hub.dispatch.slices import SLICES
 from hub.documents import Cause, Event
 from hub.project import DeliveryPolicy
-from hub.store import tables
+from hub.store import ledger, tables
 from hub.store.database import Store
 from hub.store.forwards import Forwards
 from hub.store.images import statements, write_many
@@ -112,6 +112,7 @@ class Changes:
         self.accepted: list[Delivery] = []  # of subscriptions that have parked ones: older ones are superseded
         self.rescheduled: list[Delivery] = []  # of `updates`: others that waited for the same documents go
         self.forwarded: list[Forwarded] = []  # by the answers to `settled` and `rescheduled` ones
+        self.ledger: dict[Receiver, Held | None] = {}  # what receivers have by these attempts; None: that is open
         self.disabled: dict[int, str] = {}  # by subscription id: the reason
         self.destinations: dict[str, DestinationState] = {}
 
@@ -202,24 +203,9 @@ class Deliveries:
     def _released(self, connection: sa.Connection, share: Share, room: int) -> list[Released]:
         query = self._rows.where(_RELEASED).order_by(delivery.c.seq).limit(room)
         return [
-            Released(one := Delivery(*row[:-1]), row[-1] == FORCED, self._outdated(connection, one))
+            Released(one := Delivery(*row[:-1]), row[-1] == FORCED, ledger.has_newer(connection, one))
             for row in connection.execute(query, self._of(share))
         ]
-
-    @staticmethod
-    def _outdated(connection: sa.Connection, one: Delivery) -> bool:
-        newer = (
-            sa.select(sa.literal(1))
-            .where(
-                attempt.c.entity_id == one.entity_id,
-                attempt.c.key == one.key,
-                attempt.c.version > one.version,
-                attempt.c.subscription_id == one.subscription_id,
-                attempt.c.outcome == 0,
-            )
-            .limit(1)
-        )
-        return connection.execute(newer).first() is not None
 
     def backlog(self, subscription_id: int, mask: int, position: int) -> list[Delivery]:
         """A page of one subscription's pending deliveries past `position`; a short one is the last."""
@@ -269,6 +255,11 @@ class Deliveries:
         with self.store.read() as connection:
             runs = self._runs(connection)
             return runs, {row[0]: _loaded(row) for row in connection.execute(_load_query, wanted)}
+
+    def held(self, receivers: Collection[Receiver]) -> dict[Receiver, Held]:
+        """What receivers have, where the store knows."""
+        with self.store.read() as connection:
+            return ledger.read(connection, receivers)
 
     def parked_subscriptions(self) -> set[int]:
         with self.store.read() as connection:
@@ -340,6 +331,7 @@ class Deliveries:
                 self._supersede,
                 [(one.entity_id, one.key, one.version, one.subscription_id) for one in changes.accepted],
             )
+            ledger.write(connection, changes.ledger)
             forget_others(connection, changes.rescheduled)
             if changes.forwarded and self.forwards.write(connection, changes.forwarded):
                 self.store.ring("dispatch", connection)
@@ -436,6 +428,7 @@ class Deliveries:
         """Park those that are still pending."""
         update = delivery.update().where(delivery.c.seq.in_(seqs), _PENDING)
         with self.store.write() as connection:
+            ledger.leave_open(connection, seqs)
             connection.execute(update.values(state=int(State.PARKED), reason=reason))
 
     def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:

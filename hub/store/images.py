@@ -34,13 +34,13 @@ class Statements:
         self.sqlite = sqlite
         mark = "?" if sqlite else "%s"
         self.mark = mark
-        self.rows = self._look_up("r.key, r.run, r.image", "row_image", f"r.table_id = {mark} AND r.key = w.value")
+        self.rows = self.look_up("r.key, r.run, r.image", "row_image", f"r.table_id = {mark} AND r.key = w.value")
         self.references = (
-            self._look_up("r.value, r.row_key", "row_reference", f"r.lookup_id = {mark} AND r.value = w.value")
+            self.look_up("r.value, r.row_key", "row_reference", f"r.lookup_id = {mark} AND r.value = w.value")
             + f" LIMIT {mark}"
         )
         newest = f"(SELECT max(n.version) FROM document n WHERE n.entity_id = {mark} AND n.key = w.value)"
-        self.heads = self._look_up(
+        self.heads = self.look_up(
             "r.key, r.version, r.body",
             "document",
             f"r.entity_id = {mark} AND r.key = w.value AND r.version = {newest}",
@@ -54,7 +54,7 @@ class Statements:
             "WHERE entity_id = %s AND node = w.node AND key = w.key OFFSET 0) i"
         )
 
-    def _look_up(self, columns: str, table: str, where: str) -> str:
+    def look_up(self, columns: str, table: str, where: str) -> str:
         """One look-up in the index for each key: Postgres would rather read a table whole that it deems small, and
         may have planned the statement when it was.
         """

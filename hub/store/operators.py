@@ -3,7 +3,7 @@
 Nothing here sends: dispatch sees the change at the next ring.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from hub.delivery import OutcomeKind, State
 from hub.documents import Cause, Event
-from hub.store import tables
+from hub.store import ledger, tables
 from hub.store.database import Store, now
 from hub.store.deliveries import FORCED, set_subscription_state
 from hub.subscriptions import delivery_id
@@ -121,10 +121,17 @@ class Operators:
             "reason": FORCED if force else None,
         }
         stands = sa.or_(delivery.c.state != int(State.PENDING), delivery.c.due_at > 0)
-        return self._in_pages(choice, allowed, lambda chosen: delivery.update().where(chosen).values(**values), stands)
+
+        def release(connection: sa.Connection, numbers: Sequence[int]) -> None:
+            connection.execute(delivery.update().where(delivery.c.seq.in_(numbers)).values(**values))
+
+        return self._in_pages(choice, allowed, release, stands)
 
     def discard(self, choice: Choice, reason: str) -> int:
-        """Give them up: they go, an attempt that says who and why stays. How many."""
+        """Give them up: they go, an attempt that says who and why stays. How many.
+
+        What the receiver has of their documents is open: an attempt may have begun.
+        """
         with_reason = sa.select(
             delivery.c.subscription_id,
             delivery.c.entity_id,
@@ -141,14 +148,22 @@ class Operators:
         )
         columns = [column.name for column in attempt.columns if column.name != "seq"]
 
-        def statements(chosen: sa.ColumnElement[bool]) -> Sequence[Any]:
-            kept = attempt.insert().from_select(columns, with_reason.where(chosen))
-            return kept, delivery.delete().where(chosen)
+        def discard(connection: sa.Connection, numbers: Sequence[int]) -> None:
+            chosen = delivery.c.seq.in_(numbers)
+            ledger.leave_open(connection, numbers)
+            connection.execute(attempt.insert().from_select(columns, with_reason.where(chosen)))
+            connection.execute(delivery.delete().where(chosen))
 
-        return self._in_pages(choice, list(State), statements)
+        return self._in_pages(choice, list(State), discard)
 
-    def _in_pages(self, choice: Choice, states: Sequence[State], statements: Any, *more: sa.ColumnElement[bool]) -> int:
-        """Run statements on PAGE deliveries a store transaction, until none is left; the last one's rows count."""
+    def _in_pages(
+        self,
+        choice: Choice,
+        states: Sequence[State],
+        act: Callable[[sa.Connection, Sequence[int]], None],
+        *more: sa.ColumnElement[bool],
+    ) -> int:
+        """Act on PAGE deliveries (seqs) a store transaction, until none is left; how many there were."""
         done, last = 0, 0
         conditions = (*self._conditions(choice), delivery.c.state.in_([int(state) for state in states]), *more)
         while True:
@@ -157,9 +172,7 @@ class Operators:
                 # Locked in the order of `seq`, as by all who change several deliveries in one transaction.
                 numbers = list(connection.execute(page.limit(PAGE).with_for_update()).scalars())
                 if numbers:
-                    made = statements(delivery.c.seq.in_(numbers))
-                    for statement in made if isinstance(made, tuple) else (made,):
-                        connection.execute(statement)
+                    act(connection, numbers)
                     self.store.ring("dispatch", connection)
             if not numbers:
                 return done

@@ -12,7 +12,7 @@ from hub.documents import Event
 from hub.errors import FaultError, InputError
 from hub.locks import hold
 from hub.project import Retention
-from hub.store import tables
+from hub.store import ledger, tables
 from hub.store.database import Store
 from hub.store.journal import Journal
 from hub.store.pieces import Pieces, delete_rows
@@ -184,6 +184,8 @@ def erase(store: Store, erasure: Erasure) -> None:
             found = connection.scalars(query).all()
         delete_rows(store, table, found, sa.true(), Pieces())
     _erase_lineage(store, entity_id, erasure.key)
+    with store.write() as connection:
+        ledger.erase(connection, entity_id, erasure.key, erasure.version)
     if store.is_sqlite:
         with store.engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -5,9 +5,9 @@ Times are microseconds since 1970, UTC. When Postgres vacuums them, and where it
 Who writes what:
 
     capture    stream, row_image, row_reference, spool, document, fan_out, fan_out_item, delivery (insert)
-    dispatch   delivery (update, delete), attempt, destination_state, dispatch_worker, dispatch_slice; of what receivers
-               ask for: document and lineage (derived entities), delivery (insert)
-    command    subscription_state, replay, delivery (insert by replay and backfill), document (erase)
+    dispatch   delivery (update, delete), attempt, ledger, destination_state, dispatch_worker, dispatch_slice; of what
+               receivers ask for: document and lineage (derived entities), delivery (insert)
+    command    subscription_state, replay, delivery (insert by replay and backfill; discard), document (erase)
 """
 
 from sqlalchemy import (
@@ -229,11 +229,28 @@ attempt = Table(
     Column("number", Integer, nullable=False),  # 1, 2, 3 …
     Column("started_at", BigInteger, nullable=False),
     Column("duration", Integer, nullable=False),  # microseconds
-    Column("outcome", SmallInteger, nullable=False),  # 0 delivered, 1 retry, 2 reschedule, 3 refused, 4 dead, 5 held
+    Column(
+        "outcome", SmallInteger, nullable=False
+    ),  # 0 delivered, 1 retry, 2 reschedule, 3 refused, 4 dead, 5 held, 6 unchanged
     Column("detail", Text, nullable=True),  # status and the beginning of the answer, secrets redacted
     Column("replay_id", Integer, nullable=True),
     Index("attempt_document", "entity_id", "key", "version"),
     sqlite_autoincrement=True,
+)
+
+# What each receiver has of a document, as far as its answers say; see hub.delivery.Held.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("entity_id", Integer, primary_key=True, autoincrement=False),
+    Column("key", Key, primary_key=True),
+    Column("subscription_id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),  # last accepted; 0: none yet
+    Column("event", SmallInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),  # a hash of what was accepted; empty: deleted, or open
+    Column("receiver_id", Text, nullable=False),  # the receiver's own name for it; "": it gave none
+    Column("accepted_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 subscription_state = Table(

@@ -42,6 +42,7 @@ class BodyInputs(msgspec.Struct, frozen=True, gc=False):
 class Body(msgspec.Struct, frozen=True, gc=False):
     content_type: str
     content: bytes
+    kept: bytes  # what of it tells one state of a document from another: without the ids and times of a CloudEvent
 
 
 class CompiledBody(msgspec.Struct, frozen=True):
@@ -105,7 +106,8 @@ def render_body(subscription: "Subscription", inputs: BodyInputs) -> Body:
         return _cloud_event(inputs, subscription.shape)
     part = subscription.body.by_event[inputs.event]
     variables = _variables(inputs, subscription.shape, subscription.body.names)
-    return Body("application/json", encode(_rendered(part, variables, Budget())))
+    content = encode(_rendered(part, variables, Budget()))
+    return Body("application/json", content, content)
 
 
 def _rendered(part: Any, variables: Mapping[str, Any], budget: Budget) -> Any:
@@ -157,7 +159,7 @@ def _cloud_event(inputs: BodyInputs, shape: Shape) -> Body:
             changed=_changed(inputs, shape),
         ),
     )
-    return Body("application/cloudevents+json", encode(event))
+    return Body("application/cloudevents+json", encode(event), inputs.document or b"")
 
 
 def _variables(inputs: BodyInputs, shape: Shape, names: frozenset[str]) -> dict[str, Any]:

@@ -81,6 +81,15 @@ class Rows:
         row = {"event": 1, "number": 1, "duration": 3000, "outcome": 0, "detail": "200"}
         self._sent(tables.attempt, subscription, entity, key, version, row | values, "started_at")
 
+    def holding(self, subscription: str, entity: str, key: str, version: int, **values: Any) -> None:
+        """What the receiver has of a document."""
+        row = {"event": 1, "content": b"", "receiver_id": "", "accepted_at": self.epoch + version * SECOND + 8000}
+        names = {
+            "subscription_id": self.store.name_id("subscription", subscription),
+            "entity_id": self.store.name_id("entity", entity),
+        }
+        self._insert(tables.ledger, **(names | {"key": key, "version": version} | row | values))
+
     def _sent(
         self, table: sa.Table, subscription: str, entity: str, key: str, version: int, values: Any, time: str
     ) -> None:

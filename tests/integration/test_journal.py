@@ -141,13 +141,15 @@ def test_erase_leaves_the_number_alone(store: Store, rows: Any) -> None:
     rows.delivery("crm", "attendee", "7", 2)
     rows.attempt("crm", "attendee", "7", 1, detail="Ada is known")
     rows.attempt("crm", "attendee", "8", 1)
+    for key, receiver_id in (("7", "ada@example.com"), ("8", "bob@example.com")):
+        rows.holding("crm", "attendee", key, 1, receiver_id=receiver_id)
     plan = plan_erasure(store, "attendee", "7")
 
     erase(store, plan)
 
     assert (plan.version, plan.versions, plan.deliveries, plan.attempts, plan.untold) == (3, 2, 1, 1, ())
     assert [(v.version, v.body) for v in Journal(store).history("attendee", "7")] == [(3, None)]
-    assert (_count(store, tables.delivery), _count(store, tables.attempt)) == (0, 1)
+    assert (_count(store, tables.delivery), _count(store, tables.attempt), _count(store, tables.ledger)) == (0, 1, 1)
     assert Journal(store).newest("attendee", "8").body == b'{"name":"Bob"}'
 
 

@@ -303,6 +303,7 @@ def test_each_receiver_ends_with_its_set(bench: MergingBench, seed: int) -> None
     bench.subscribe("some", {"url": "http://b.test"}, match=match, retry=retry, mode="latest", delay=2.0)
     bench.subscribe("each", {"url": "http://c.test"}, match=match, retry=retry)
     bench.subscribe("calm", {"url": "http://d.test"}, match=match, retry=retry, delay=4.0)
+    bench.subscribe("once", {"url": "http://e.test"}, match=match, retry=retry, mode="latest", skip_unchanged=True)
 
     async def script(_: Dispatcher) -> None:
         for _ in range(30):
@@ -325,6 +326,6 @@ def test_each_receiver_ends_with_its_set(bench: MergingBench, seed: int) -> None
         bench.run(script, clock=bench.clock)
 
     chosen = {key: document for key, document in bench.documents.items() if document["n"] >= 5}
-    expected = {"all": bench.documents, "some": chosen, "each": chosen, "calm": chosen}
+    expected = {"all": bench.documents, "some": chosen, "each": chosen, "calm": chosen, "once": chosen}
     assert bench.rows() == []
     assert {name: bench.crm.sets.get(name, {}) for name in expected} == expected

@@ -57,6 +57,7 @@ def test_cloud_event() -> None:
         b'{"specversion":"1.0","id":"msg_1","source":"hub/conference","type":"order.updated","subject":"42",'
         b'"time":"2023-11-14T22:13:20.123456Z","datacontenttype":"application/json","hubversion":7,"hubcause":"row",'
         b'"data":{"document":' + AFTER + b',"before":' + BEFORE + b',"changed":["status"]}}',
+        kept=AFTER,
     )
 
 

@@ -1,0 +1,83 @@
+"""What each receiver has of a document: one row a subscription and document, in the transaction of the outcome.
+
+Dispatch goes by it in two ways: a subscription that skips what is unchanged compares contents, and an operator's retry
+of an older version than the receiver has is superseded. It says what was accepted last, a replay's older version too.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+import sqlalchemy as sa
+
+from hub.delivery import Delivery, Held, Receiver
+from hub.documents import Event
+from hub.store import tables
+from hub.store.images import Statements, statements, write_many
+
+ledger, delivery = tables.ledger, tables.delivery
+
+_OPEN = Held(0, 0, b"", "", 0)
+_DELETED = tables.EVENTS.index(Event.DELETED)
+
+_COLUMNS = ("entity_id", "key", "subscription_id", "version", "event", "content", "receiver_id", "accepted_at")
+
+# Of one that is open nothing is known to be accepted: all but its content stays as it was.
+# A receiver that names its id once need not do so each time. What it has deleted has no id any more.
+_STAYS = "WHEN excluded.version = 0 THEN ledger."
+_UPSERT = f"""ON CONFLICT (entity_id, key, subscription_id) DO UPDATE SET
+    content = excluded.content,
+    version = CASE {_STAYS}version ELSE excluded.version END,
+    event = CASE {_STAYS}event ELSE excluded.event END,
+    accepted_at = CASE {_STAYS}accepted_at ELSE excluded.accepted_at END,
+    receiver_id = CASE {_STAYS}receiver_id
+        WHEN excluded.receiver_id = '' AND excluded.event <> {_DELETED} THEN ledger.receiver_id
+        ELSE excluded.receiver_id END"""
+
+
+def write(connection: sa.Connection, held: Mapping[Receiver, Held | None]) -> None:
+    """None: an attempt was not accepted, and may have changed what the receiver has all the same.
+
+    In the order of the primary key, so that no two who write the same rows wait for each other.
+    """
+    rows = [_row(receiver, held[receiver] or _OPEN) for receiver in sorted(held)]
+    write_many(connection, statements(connection).insert("ledger", _COLUMNS, _UPSERT), rows)
+
+
+def _row(receiver: Receiver, held: Held) -> tuple[object, ...]:
+    # As a bytearray: SQLite's driver looks for an adapter for each value that is bytes.
+    return (*receiver, held.version, held.event, bytearray(held.content), held.receiver_id, held.accepted_at)
+
+
+def leave_open(connection: sa.Connection, seqs: Sequence[int]) -> None:
+    """These deliveries go no further, and an attempt of them may have begun."""
+    query = sa.select(delivery.c.entity_id, delivery.c.key, delivery.c.subscription_id).where(delivery.c.seq.in_(seqs))
+    write(connection, {(row[0], row[1], row[2]): None for row in connection.execute(query)})
+
+
+def read(connection: sa.Connection, receivers: Collection[Receiver]) -> dict[Receiver, Held]:
+    keys: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for entity_id, key, subscription_id in receivers:
+        keys[entity_id, subscription_id].append(key)
+    sql, found = statements(connection), {}
+    for (entity_id, subscription_id), some in keys.items():
+        for key, *held in connection.exec_driver_sql(_look_up(sql), (sql.keys(some), entity_id, subscription_id)):
+            found[entity_id, key, subscription_id] = Held(*held)
+    return found
+
+
+def _look_up(sql: Statements) -> str:
+    where = f"r.entity_id = {sql.mark} AND r.key = w.value AND r.subscription_id = {sql.mark}"
+    return sql.look_up("r.key, r.version, r.event, r.content, r.receiver_id, r.accepted_at", "ledger", where)
+
+
+def has_newer(connection: sa.Connection, one: Delivery) -> bool:
+    """The receiver has accepted a newer version than this."""
+    receiver = (one.entity_id, one.key, one.subscription_id)
+    found = read(connection, [receiver]).get(receiver)
+    return found is not None and found.version > one.version
+
+
+def erase(connection: sa.Connection, entity_id: int, key: str, version: int) -> None:
+    """What receivers have of a document up to a version: its key goes, and what they call it."""
+    same = (ledger.c.entity_id == entity_id, ledger.c.key == key, ledger.c.version <= version)
+    connection.execute(ledger.delete().where(*same))
