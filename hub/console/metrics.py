@@ -254,7 +254,8 @@ def _flow(project: Project, counts: Counts) -> Iterator[Metric]:
         labels=["subscription"],
     )
     for name in sorted({*project.subscriptions, *counts.durations}):
-        tried = sum(count for (subscription, _), count in counts.attempts.items() if subscription == name)
+        sent = {key: count for key, count in counts.attempts.items() if key[1] is not OutcomeKind.UNCHANGED}
+        tried = sum(count for (subscription, _), count in sent.items() if subscription == name)
         durations.add_metric([name], tried, counts.durations[name] / 1e6)
     yield durations
 

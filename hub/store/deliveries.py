@@ -428,8 +428,8 @@ class Deliveries:
         """Park those that are still pending."""
         update = delivery.update().where(delivery.c.seq.in_(seqs), _PENDING)
         with self.store.write() as connection:
-            ledger.leave_open(connection, seqs)
             connection.execute(update.values(state=int(State.PARKED), reason=reason))
+            ledger.leave_open(connection, seqs)
 
     def take_released(self, seqs: Sequence[int], outdated: Sequence[int]) -> None:
         """Dispatch has them in memory now, and a crash leaves them pending; outdated ones are superseded.

@@ -37,7 +37,8 @@ _UPSERT = f"""ON CONFLICT (entity_id, key, subscription_id) DO UPDATE SET
 def write(connection: sa.Connection, held: Mapping[Receiver, Held | None]) -> None:
     """None: an attempt was not accepted, and may have changed what the receiver has all the same.
 
-    In the order of the primary key, so that no two who write the same rows wait for each other.
+    In the order of the primary key and after the deliveries' own rows, so that no two who write the same ones wait for
+    each other.
     """
     rows = [_row(receiver, held[receiver] or _OPEN) for receiver in sorted(held)]
     write_many(connection, statements(connection).insert("ledger", _COLUMNS, _UPSERT), rows)

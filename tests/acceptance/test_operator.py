@@ -185,6 +185,22 @@ def test_erase_refuses_what_exists_and_forgets_what_is_gone(hub: Hub, store: Sto
     assert [v["version"] for v in _lines(hub("documents", "history", "order", "43", "--json"))] == [2]
 
 
+def test_a_trace_says_what_the_receiver_has(hub: Hub, store: Store) -> None:
+    """Of whichever version it is, by its own id; one that has accepted nothing yet is left out."""
+    names = {"entity_id": store.name_id("entity", "order"), "key": "42", "event": 0, "content": b""}
+    for subscription, version, receiver_id in (("all", 1, "0035g"), ("paid", 0, "")):
+        row = {"version": version, "receiver_id": receiver_id, "accepted_at": SECOND}
+        row["subscription_id"] = store.name_id("subscription", subscription)
+        with store.write() as connection:
+            connection.execute(tables.ledger.insert().values(names | row))
+
+    at = "1970-01-01T00:00:01.000000Z"
+    assert f"all has version 1 as 0035g: created, accepted at {at}" in hub("trace", "order", "42")
+    assert json.loads(hub("trace", "order", "42", "--json"))["receivers"] == [
+        {"subscription": "all", "version": 1, "event": "created", "receiver_id": "0035g", "accepted_at": at}
+    ]
+
+
 def test_a_trace_has_times_at_every_step(hub: Hub) -> None:
     """From the commit, in milliseconds: document, answer; what is parked says why."""
     first = json.loads(hub("trace", "order", "42", "--version", "1", "--json"))

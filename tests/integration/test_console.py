@@ -170,6 +170,7 @@ def _some_of_everything(store: Store, rows: Rows, key: str) -> None:
         rows.attempt("crm-orders", "order", key, version, started_at=began, duration=3000)
     for outcome in (1, 3, 4, 5):
         rows.attempt("mailing", "order", key, 1, outcome=outcome, duration=1_500_000)
+    rows.attempt("mailing", "order", key, 1, outcome=6, duration=0)  # nothing was sent: no time to answer
     rows.attempt("mailing", "order", key, 2, replay_id=1)
     rows.attempt("mailing", "order", key, 3, turn=1)  # planned again, on purpose
     rows.attempt("mailing", "order", f"s{key}", 1)  # of the initial load
@@ -177,17 +178,17 @@ def _some_of_everything(store: Store, rows: Rows, key: str) -> None:
 
 
 def _check_counts(store: Store, found: dict[tuple[str, ...], float], zero: int, first: int) -> None:
-    outcomes = ("delivered", "retry", "reschedule", "refused", "dead", "held")
+    outcomes = ("delivered", "retry", "reschedule", "refused", "dead", "held", "unchanged")
     query = (
         "SELECT n.name, a.outcome, count(*), sum(a.duration) FROM attempt a JOIN name n ON n.id = a.subscription_id "
         f"WHERE a.seq > {zero} GROUP BY n.name, a.outcome"
     )
     counted = sql(store, query)
     expected = {(outcomes[outcome], name): count for name, outcome, count, _ in counted}
-    assert len(expected) == 6
+    assert len(expected) == 7
     assert {key[1:]: v for key, v in found.items() if key[0] == "hub_attempts_total" and v} == expected
     for name in PROJECT.subscriptions:
-        tried = sum(count for subscription, _, count, _ in counted if subscription == name)
+        tried = sum(count for subscription, outcome, count, _ in counted if subscription == name and outcome != 6)
         spent = sum(int(duration) for subscription, _, _, duration in counted if subscription == name)
         assert found["hub_attempt_duration_seconds_count", name] == tried
         assert found["hub_attempt_duration_seconds_sum", name] == pytest.approx(spent / 1e6)

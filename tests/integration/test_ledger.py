@@ -24,6 +24,7 @@ pytestmark = pytest.mark.integration
 
 DELIVERED, REFUSED = Outcome(OutcomeKind.DELIVERED, receiver_id="crm-1"), Outcome(OutcomeKind.REFUSED, "400")
 BODY = {"a": "{{ doc.a }}"}
+ONE_STORE = pytest.mark.parametrize("empty_store", ["sqlite"], indirect=True)  # nothing here is about its SQL
 
 
 class LedgerBench(Bench):
@@ -107,6 +108,7 @@ def test_what_is_unchanged_is_not_sent(bench: LedgerBench) -> None:
     assert holding.accepted_at == accepted
 
 
+@ONE_STORE
 def test_all_is_sent_where_nothing_else_is_asked_for(bench: LedgerBench) -> None:
     """skip_unchanged is off by default; the ledger is kept all the same."""
     bench.subscribe("crm", {"url": "http://crm.test"}, body=BODY)
@@ -152,6 +154,7 @@ def test_an_attempt_that_failed_leaves_open_what_the_receiver_has(bench: LedgerB
     assert bench.states() == {2: State.SUPERSEDED}
 
 
+@ONE_STORE
 def test_what_is_not_stored_yet_counts(bench: LedgerBench) -> None:
     """Version 2 was accepted, and 3 follows before the store knows: the store alone would say that 3 is as 1 was."""
 
@@ -169,6 +172,7 @@ def test_what_is_not_stored_yet_counts(bench: LedgerBench) -> None:
     assert bench.received == [1, 2, 3, 5]
 
 
+@ONE_STORE
 @pytest.mark.parametrize(
     ("mode", "waiting", "received"),
     [
@@ -180,7 +184,7 @@ def test_what_is_not_stored_yet_counts(bench: LedgerBench) -> None:
 def test_what_an_earlier_process_may_have_begun_is_sent(
     bench: LedgerBench, mode: str, waiting: Sequence[int], received: list[int]
 ) -> None:
-    """Killed after the receiver accepted version 2, before the store knew: what waits is sent all the same."""
+    """Killed after the receiver accepted version 2, before the store knew: what waits is sent."""
     bench.subscribe("crm", {"url": "http://crm.test"}, body=BODY, mode=mode, skip_unchanged=True)
 
     async def script() -> None:
@@ -196,6 +200,7 @@ def test_what_an_earlier_process_may_have_begun_is_sent(
     assert bench.rows() == []
 
 
+@ONE_STORE
 def test_what_an_operator_or_a_replay_asks_for_is_sent(bench: LedgerBench) -> None:
     """Version 2, which is as 1 is, was parked by capture and is retried; then it is replayed."""
 
@@ -218,6 +223,7 @@ def test_what_an_operator_or_a_replay_asks_for_is_sent(bench: LedgerBench) -> No
     assert bench.rows() == []
 
 
+@ONE_STORE
 @pytest.mark.parametrize("retargeted", [False, True])
 def test_a_changed_subscription_skips_nothing_that_its_receiver_lacks(bench: LedgerBench, retargeted: bool) -> None:
     """Another body, or another destination."""
