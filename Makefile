@@ -64,8 +64,8 @@ oracle: setup services ## the long run of the oracle: random schemas and transac
 large: setup services ## large commits at full size: a hot parent of 100,000 documents, a transaction of 500,000 rows
 	HUB_LARGE=1 $(BIN)/python -m pytest tests/integration/test_large_commits.py -s
 
-moves: setup services ## an entity moves between streams on Kafka Connect while a worker has the old project
-	HUB_MOVES=1 $(BIN)/python -m pytest tests/fault/test_moves.py
+moves: setup services ## entities move between streams, on either store, and while a worker has the old project
+	HUB_MOVES=1 $(BIN)/python -m pytest tests/fault/test_moves.py tests/acceptance/test_streams.py
 
 chaos: setup services ## ten minutes of workers that are killed, stopped and added (HUB_WORKERS_MINUTES takes another number)
 	HUB_WORKERS_MINUTES=$${HUB_WORKERS_MINUTES:-10} $(BIN)/python -m pytest tests/fault/test_many_workers.py

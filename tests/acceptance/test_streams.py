@@ -1,6 +1,7 @@
 """A source split into streams, and entities that move between them, with the embedded engine."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ FILES = {
 DESTINATION = "destination: out\nconnector: file\npath: {path}\n"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres"] if os.environ.get("HUB_MOVES") else ["postgres"])
 def project(
     request: pytest.FixtureRequest, database: str, make_store: Callable[[str], str], tmp_path: Path
 ) -> Iterator[Project]:
