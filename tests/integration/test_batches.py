@@ -199,6 +199,7 @@ def test_the_culprit_of_a_held_destination_is_found(bench: BulkBench) -> None:
     assert [(row.key, row.reason) for row in bench.rows()] == [("7", "Refused, while others are accepted: 502")]
     assert {key for key, _ in bench.bulk.accepted} >= set(keys) - {"7"}
     assert max(Counter(bench.bulk.accepted).values()) == 1
+    assert sum(("7", 1) in call for call in bench.bulk.calls) <= 8  # of ten, five, two or three, one; and as a probe
 
 
 def test_after_an_outage_batches_are_large(bench: BulkBench) -> None:
