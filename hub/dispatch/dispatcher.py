@@ -430,6 +430,7 @@ class Dispatcher:
                 merging[delivery.subscription_id].append(delivery)
             else:
                 self._take_fresh(delivery)
+        self._pump()  # what goes out as it is waits for no merge, nor for what others left in the store
         for id, deliveries in merging.items():
             for delivery in await self._merge(self._routes[id], deliveries) if deliveries else ():
                 self._take_fresh(delivery)

@@ -310,7 +310,7 @@ def test_dead_and_hostile_destinations_hold_no_other(bench: Bench, receiver: Rec
     waiting: set[str] = set()
 
     async def script(_: Dispatcher) -> None:
-        for _ in range(10):
+        for _version in range(10):
             await asyncio.to_thread(bench.commit, *map(str, range(20)))
         healthy = bench.store.name_id("subscription", "healthy")
         await reached(lambda: all(row.subscription_id != healthy for row in bench.rows()))
