@@ -54,16 +54,10 @@ class KafkaConnector:
         return await loop.run_in_executor(self._threads, copy_context().run, self._deliver, messages)
 
     def _deliver(self, messages: Sequence[Message]) -> list[Outcome]:
-        """One that is refused has all of its request refused: those are sent again by halves, down to the culprits."""
+        """One that is refused has all of its request refused."""
         outcomes = self._produce(messages)
-        refused = [index for index, one in enumerate(outcomes) if one.kind is OutcomeKind.REFUSED]
-        if len(messages) > 1 and refused:
-            half = len(refused) // 2
-            for part in filter(None, (refused[:half], refused[half:])):
-                again = self._deliver([messages[index] for index in part])
-                for index, outcome in zip(part, again, strict=True):
-                    outcomes[index] = outcome
-        return outcomes
+        shared = len(messages) > 1
+        return [msgspec.structs.replace(one, whole=shared and one.kind is OutcomeKind.REFUSED) for one in outcomes]
 
     def _produce(self, messages: Sequence[Message]) -> list[Outcome]:
         try:

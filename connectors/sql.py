@@ -79,16 +79,13 @@ class SqlConnector:
         return await loop.run_in_executor(self._threads, copy_context().run, self._deliver, messages)
 
     def _deliver(self, messages: Sequence[Message]) -> list[Outcome]:
-        """In one transaction; when that fails for a document's sake, each half in its own, down to the culprits."""
+        """In one transaction."""
         try:
             self._write(messages)
         except (NoRow, SQLAlchemyError) as error:
             self._columns = frozenset()  # whoever mends the table is seen at the next attempt
-            kind = outcome_of(error)
-            if kind is OutcomeKind.REFUSED and len(messages) > 1:
-                half = len(messages) // 2
-                return [*self._deliver(messages[:half]), *self._deliver(messages[half:])]
-            return [Outcome(kind, self._redacted(_detail(error)))] * len(messages)
+            fault = Outcome(outcome_of(error), self._redacted(_detail(error)), whole=len(messages) > 1)
+            return [fault] * len(messages)
         return [Outcome(OutcomeKind.DELIVERED)] * len(messages)
 
     def _write(self, messages: Sequence[Message]) -> None:

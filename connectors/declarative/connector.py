@@ -139,7 +139,7 @@ class DeclarativeConnector:
         named: Sequence[answers.Named],
         end: float,
     ) -> list[Outcome]:
-        """An outcome for each part. What is refused as a whole is halved until the culprit stands alone."""
+        """An outcome for each part."""
         now = time.monotonic()
         if now < self._open_at:
             return [Outcome(OutcomeKind.RETRY, "The quota is used up.", after=self._open_at - now)] * len(named)
@@ -148,11 +148,7 @@ class DeclarativeConnector:
         told = await self._answered(request, variables, parts, named)
         if isinstance(told, list):
             return told
-        if told.kind is not OutcomeKind.REFUSED or len(parts) == 1:
-            return [told] * len(named)
-        half = len(parts) // 2
-        first = await self._send(request, variables, parts[:half], named[:half], end)
-        return first + await self._send(request, variables, parts[half:], named[half:], end)
+        return [msgspec.structs.replace(told, whole=len(named) > 1)] * len(named)
 
     async def _answered(
         self, request: Request, variables: Mapping[str, Any], parts: list[Any], named: Sequence[answers.Named]

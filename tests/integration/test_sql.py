@@ -178,14 +178,15 @@ def _false(url: str) -> str:
     return "0" if url.startswith("sqlite") else "false"
 
 
-def test_one_bad_row_is_refused_and_the_others_are_written(url: str, execute: Execute) -> None:
-    """Found by halving the batch."""
+def test_one_bad_row_keeps_its_batch_from_being_written(url: str, execute: Execute) -> None:
+    """None of it is, and the outcome says so: dispatch halves the batch down to the culprit."""
     batch = [message(str(key), 1, {"total": "-1" if key == 13 else "1"}) for key in range(40)]
-    outcomes = deliver(url, batch)
+    outcomes = deliver(url, batch, batch[13:14], batch[:13])
 
-    assert [key for key, one in enumerate(outcomes) if one.kind is REFUSED] == [13]
-    assert "heck constraint" in outcomes[13].detail.replace("CHECK", "check")
-    assert execute("SELECT count(*) FROM orders") == [(39,)]
+    assert {(one.kind, one.whole) for one in outcomes[:40]} == {(REFUSED, True)}
+    assert (outcomes[40].kind, outcomes[40].whole) == (REFUSED, False)
+    assert "heck constraint" in outcomes[40].detail.replace("CHECK", "check")
+    assert execute("SELECT count(*) FROM orders") == [(13,)]
 
 
 @pytest.mark.parametrize(

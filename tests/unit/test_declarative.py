@@ -17,7 +17,7 @@ from connectors.declarative.waits import parse_wait
 from hub.connector import Reply, read_settings
 from hub.errors import ProjectError
 from hub.kit.checks import Bench, deliver
-from hub.kit.server import Asked, Behaviour, Server, says, write
+from hub.kit.server import Asked, Behaviour, Server, says
 from hub.project import Destination
 
 SMALL = """\
@@ -221,23 +221,13 @@ def test_results_are_read_by_name() -> None:
     assert msgspec.json.decode(asked[0].body)["contacts"][0] == {"key": "kitdoc0001", "name": "kitdoc0001"}
 
 
-def test_the_culprit_of_a_refused_batch_is_found() -> None:
-    """By halves; the others are delivered, and only it is refused."""
+def test_a_batch_that_is_refused_names_no_culprit() -> None:
+    """Dispatch finds it; one that is refused alone is to blame."""
 
-    count = 10
+    outcomes, asked = _run(BATCH, Reply(409), 10)
 
-    def answer(asked: Asked) -> Reply:
-        keys = [one["key"] for one in msgspec.json.decode(asked.body)["contacts"]]
-        return Reply(409) if "kitdoc0007" in keys else _json({"done": [{"key": key} for key in keys]})
-
-    async def behaviour(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        await write(answer(asked), writer)
-
-    outcomes, asked = _run(BATCH, behaviour, count)
-
-    refused = [number for number, outcome in enumerate(outcomes[:count], 1) if outcome.kind.name != "DELIVERED"]
-    assert (refused, outcomes[6].kind.name) == ([7], "REFUSED")
-    assert len(asked) <= 2 * 4 + 2  # two halves at each of four levels, the whole, and what _run sends after
+    assert {(one.kind.name, one.whole) for one in outcomes[:10]} == {("REFUSED", True)}
+    assert (outcomes[10].kind.name, outcomes[10].whole, len(asked)) == ("REFUSED", False, 2)
 
 
 def test_a_used_quota_is_waited_for() -> None:
