@@ -5,6 +5,7 @@ Nothing else registers it; `hub/discovery.py` finds it by its file's name.
 """
 
 import difflib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
@@ -65,6 +66,11 @@ class Case:
     events: tuple[str, ...] = ()  # of the messages; () means "created" for all
 
 
+def found_of(message: Message) -> str:
+    """The kit's system's own id of a message's document: eleven digits, which stand nowhere else."""
+    return str(10**10 + zlib.crc32(message.key.encode()))
+
+
 class NotTried(Exception):
     """What the kit would look at is not there to be looked at. One clause, without a full stop: the reason."""
 
@@ -93,6 +99,9 @@ class Trial:
     answer: Callable[[Sequence[Message], int], Reply] | None = None
     # Brings the system up, with a directory for what it keeps; NotTried when this machine has none.
     system: Callable[[Path], AbstractAsyncContextManager[System]] | None = None
+    # What the system says when it is asked, before a delete, for its own ids of the messages' documents: those that
+    # `found_of` gives. None: nothing is asked.
+    find: Callable[[Sequence[Message]], Reply] | None = None
     nothing_written: Reply | None = None  # a 2xx of that system that means that nothing was written
     cases: tuple[Case, ...] = ()
     excused: Mapping[str, str] = field(default_factory=dict)  # checks it is not put to, in their words: why, a clause

@@ -27,7 +27,7 @@ ITEM_NAMES = frozenset({"settings", "body", "event", "entity", "key", "version",
 FOUND_NAMES = ITEM_NAMES | {"found"}
 ANSWER_NAMES = frozenset({"settings", "status", "headers", "answer"})
 RESULT_NAMES = ANSWER_NAMES | ITEM_NAMES | {"result", "index", "found"}
-REPLY_NAMES = frozenset({"id", "key", "event", "index"})
+REPLY_NAMES = frozenset({"id", "key", "event", "index", "found"})
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "connector": (
@@ -166,6 +166,11 @@ class _Reader:
             fields.wrong("connector", f"is {name!r}, but the file is {stem}.yaml.", "Give both the same name.")
         fields.require("upsert", "{request: POST {{ settings.url }}/contacts, body: …}")
         upsert = self.request(fields, "upsert", "request", ITEM_NAMES)
+        delete = self.request(fields, "delete", "request", ITEM_NAMES)
+        examples = self.examples(fields)
+        if delete and delete.find and examples and "find" not in examples.answers:
+            remedy = "Add 'find: {body: …}', with {{ found }} where the API gives its id."
+            fields.wrong("test", "has no 'find': what the API answers to the 'find' of 'delete'.", remedy)
         return Definition(
             name=name,
             about=fields.text("about", example="What it delivers to."),
@@ -176,10 +181,10 @@ class _Reader:
             clear=fields.tree("clear") if fields.has("clear") and not _is_null(fields, "clear") else None,
             same=self.template(fields, "same", ITEM_NAMES),
             upsert=upsert or _NO_REQUEST,
-            delete=self.request(fields, "delete", "request", ITEM_NAMES),
+            delete=delete,
             rules=self.rules(fields, "outcomes", ANSWER_NAMES),
             quotas=tuple(self.quota(one) for one in self.maps(fields, "quota", "a quota", KEYS["quota"])),
-            examples=self.examples(fields),
+            examples=examples,
         )
 
     # Settings and authentication

@@ -17,7 +17,7 @@ from connectors.declarative.definition import (
     parse_definition,
 )
 from connectors.declarative.rendering import rendered
-from hub.connector import Case, ConnectorKind, Reply, Trial
+from hub.connector import Case, ConnectorKind, Reply, Trial, found_of
 from hub.delivery import Message
 from hub.documents import encode
 from hub.project import Limits
@@ -32,7 +32,7 @@ def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
         check=partial(_check, definition),
         side_effects=definition.side_effects,
         about=definition.about,
-        trial=_trial(definition.examples) if definition.examples else None,
+        trial=_trial(definition, definition.examples) if definition.examples else None,
     )
 
 
@@ -78,11 +78,14 @@ def _wrong_url(name: str, value: str) -> str | None:
     return None
 
 
-def _trial(examples: Examples) -> Trial:
+def _trial(definition: Definition, examples: Examples) -> Trial:
+    find = examples.answers.get("find")
+    finds = definition.delete is not None and definition.delete.find is not None
     return Trial(
         settings=examples.settings,
         body=examples.body,
         answer=partial(_answer, examples),
+        find=partial(_reply, find) if find and finds else None,
         nothing_written=_reply(examples.nothing_written, []) if examples.nothing_written else None,
         cases=tuple(
             Case(case.name, partial(_reply, case.answer), case.outcomes, case.events) for case in examples.cases
@@ -100,7 +103,10 @@ def _answer(examples: Examples, messages: Sequence[Message], before: int) -> Rep
 
 
 def _reply(example: Example, messages: Sequence[Message]) -> Reply:
-    shown = [{"id": one.id, "key": one.key, "event": one.event, "index": i} for i, one in enumerate(messages)]
+    shown = [
+        {"id": one.id, "key": one.key, "event": one.event, "index": index, "found": found_of(one)}
+        for index, one in enumerate(messages)
+    ]
     items = [rendered(example.item, each) for each in shown]
     body = None if example.body is None else rendered(example.body, shown[0] if shown else {}, items)
     headers = dict(example.headers)

@@ -189,3 +189,73 @@ def test_a_definition_with_a_fault_fails(name: str, old: str, new: str, check: C
 
     with pytest.raises(AssertionError):
         asyncio.run(check(bench))
+
+
+FINDING = """\
+connector: acme
+about: Contacts of Acme, deleted by Acme's own id
+settings: {url: {type: url}}
+upsert: {request: "PUT {{ settings.url }}/contacts/{{ body.email | urlencode }}", body: "{{ body }}"}
+delete:
+  find:
+    request: GET {{ settings.url }}/contacts?email={{ body.email | urlencode }}
+    name: "{{ body.email }}"
+    results:
+      - {each: contacts, for: "{{ result.email }}", receiver_id: "{{ result.id }}", outcome: delivered}
+  request: DELETE {{ settings.url }}/contacts/{{ found | urlencode }}
+test:
+  settings: {url: "{server}"}
+  body: {email: "{key}@example.com"}
+  find: {body: {contacts: [{id: "{{ found }}", email: "{{ key }}@EXAMPLE.com"}]}}
+"""
+ENTRY = '{each: contacts, for: "{{ result.email }}", receiver_id: "{{ result.id }}", outcome: delivered}'
+CATCH_ALL = "{outcome: delivered}"
+
+
+def finding(old: str, new: str) -> Bench:
+    assert old in FINDING
+    return bench_of(read_definition("connectors/acme.yaml", FINDING.replace(old, new).encode()))
+
+
+def test_a_connector_that_finds_and_deletes_passes() -> None:
+    bench = finding("", "")
+
+    asyncio.run(checks.deletes(bench))
+    asyncio.run(checks.leaves_others_alone(bench))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (ENTRY, ENTRY.replace(", outcome: delivered", "") + f"\n      - {CATCH_ALL}"),
+        (f'name: "{{{{ body.email }}}}"\n    results:\n      - {ENTRY}',
+         f"name: nobody\n    results:\n      - {ENTRY}\n      - {CATCH_ALL}"),
+        (ENTRY, f"{ENTRY}\n      - {CATCH_ALL}"),
+    ],
+    ids=["no outcome", "no such name", "a catch-all that wins"],
+)  # fmt: skip
+def test_a_delete_that_only_asks_fails(old: str, new: str) -> None:
+    """It finds, and never sends the request proper."""
+    with pytest.raises(AssertionError, match="kitdoc0001 is deleted, it says, and no request has the id"):
+        asyncio.run(checks.deletes(finding(old, new)))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{each: contacts, receiver_id: "{{ result.id }}", outcome: delivered}',
+        '{receiver_id: "{{ result.contacts[0].id }}", outcome: delivered}',
+    ],
+)
+def test_a_delete_of_whoever_comes_first_fails(entry: str) -> None:
+    """It is right as long as nobody else is found."""
+    bench = finding(ENTRY, entry)
+
+    asyncio.run(checks.deletes(bench))
+    with pytest.raises(AssertionError, match="whosever it is"):
+        asyncio.run(checks.leaves_others_alone(bench))
+
+
+def test_an_example_without_the_kits_id_is_said() -> None:
+    with pytest.raises(AssertionError, match=r"Write \{\{ found \}\} where the API gives its own"):
+        asyncio.run(checks.deletes(finding("{{ found }}", "47")))
