@@ -93,7 +93,8 @@ class Named:
 
 
 def by_item(reading: Read, readings: Sequence[Reading], items: Sequence[Named], now: float) -> list[Outcome]:
-    """An outcome for each item. One that the answer says nothing of was not written: it is tried again.
+    """An outcome for each item: the first that is told of it, in the order of the readings. One that the answer says
+    nothing of was not written: it is tried again.
 
     Without readings, what is accepted as a whole is delivered.
     """
@@ -110,7 +111,7 @@ def by_item(reading: Read, readings: Sequence[Reading], items: Sequence[Named], 
             if 0 <= place < len(items):
                 outcome = _of_result(part, result, place, reading, items[place], now)
                 if outcome is not None:
-                    found[place] = outcome
+                    found.setdefault(place, outcome)
     missing = Outcome(OutcomeKind.RETRY, f"The answer says nothing of it: {summary(reading.answer)}")
     return [found.get(place, missing) for place in range(len(items))]
 

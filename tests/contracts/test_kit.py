@@ -217,8 +217,9 @@ def finding(old: str, new: str) -> Bench:
     return bench_of(read_definition("connectors/acme.yaml", FINDING.replace(old, new).encode()))
 
 
-def test_a_connector_that_finds_and_deletes_passes() -> None:
-    bench = finding("", "")
+@pytest.mark.parametrize("entries", [ENTRY, f"{ENTRY}\n      - {CATCH_ALL}"])
+def test_a_connector_that_finds_and_deletes_passes(entries: str) -> None:
+    bench = finding(ENTRY, entries)
 
     asyncio.run(checks.deletes(bench))
     asyncio.run(checks.leaves_others_alone(bench))
@@ -230,9 +231,9 @@ def test_a_connector_that_finds_and_deletes_passes() -> None:
         (ENTRY, ENTRY.replace(", outcome: delivered", "") + f"\n      - {CATCH_ALL}"),
         (f'name: "{{{{ body.email }}}}"\n    results:\n      - {ENTRY}',
          f"name: nobody\n    results:\n      - {ENTRY}\n      - {CATCH_ALL}"),
-        (ENTRY, f"{ENTRY}\n      - {CATCH_ALL}"),
+        (ENTRY, f"{CATCH_ALL}\n      - {ENTRY}"),
     ],
-    ids=["no outcome", "no such name", "a catch-all that wins"],
+    ids=["no outcome", "no such name", "a catch-all that comes first"],
 )  # fmt: skip
 def test_a_delete_that_only_asks_fails(old: str, new: str) -> None:
     """It finds, and never sends the request proper."""

@@ -221,6 +221,21 @@ def test_results_are_read_by_name() -> None:
     assert msgspec.json.decode(asked[0].body)["contacts"][0] == {"key": "kitdoc0001", "name": "kitdoc0001"}
 
 
+def test_the_first_result_of_a_document_counts() -> None:
+    """Of several entries in their order; of one entry's in the answer's. One that has no outcome for it counts not."""
+
+    text = BATCH.replace(
+        "  results:\n", "  results:\n    - {outcomes: [{when: result.done is undefined, outcome: retry}]}\n"
+    )
+    answer = {
+        "done": [{"key": "kitdoc0001", "id": 1}, {"key": "kitdoc0001", "id": 2}],
+        "failed": [{"key": "kitdoc0001"}, {"key": "kitdoc0002"}],
+    }
+    outcomes, _ = _run(text, _json(answer))
+
+    assert [(one.kind.name, one.receiver_id) for one in outcomes[:2]] == [("DELIVERED", "1"), ("REFUSED", "")]
+
+
 def test_the_culprit_of_a_refused_batch_is_found() -> None:
     """By halves; the others are delivered, and only it is refused."""
 
