@@ -17,6 +17,7 @@ from hub.subscriptions.templates import Expression, TemplateMistake, compile_exp
 
 SETTING_TYPES: Mapping[str, Any] = {"text": str, "url": str, "integer": int, "number": float, "flag": bool}
 OUTCOMES = ("delivered", "results", "retry", "throttle", "refused", "expected", "held", "dead")
+RESULT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome != "results")  # of a single result
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ITEMS = "{{ items }}"  # where a request's body has the list of its items
 SPREAD = "*"  # a key whose value's fields are put in the map that it stands in
@@ -258,16 +259,22 @@ class _Reader:
             item=self.part(below, "item", names),
             body=self.part(below, "body", outer),
             name=self.template(below, "name", names),
-            readings=tuple(self.reading(one) for one in self.maps(below, "results", "a result", KEYS["result"])),
+            readings=tuple(
+                self.reading(one, kind == "find") for one in self.maps(below, "results", "a result", KEYS["result"])
+            ),
             rules=self.rules(below, "outcomes", ANSWER_NAMES),
             find=self.request(below, "find", "find", ITEM_NAMES) if has_find else None,
         )
 
-    def reading(self, fields: Fields) -> Reading:
+    def reading(self, fields: Fields, found: bool) -> Reading:
+        """`found`: of `find`, where a result is one that is there, unless it says otherwise."""
         each = fields.text("each") if fields.has("each") else None
-        rules = self.rules(fields, "outcomes", RESULT_NAMES)
-        if fields.has("outcome"):
-            rules = (*rules, Rule(fields.choice("outcome", OUTCOMES, "delivered")))
+        rules = self.rules(fields, "outcomes", RESULT_NAMES, RESULT_OUTCOMES)
+        if fields.has("outcome") or (found and not rules):
+            rules = (*rules, Rule(fields.choice("outcome", RESULT_OUTCOMES, "delivered")))
+        elif not rules and not fields.has("outcomes") and not {"outcome", "outcomes"} & fields.misspelt:
+            remedy = "Add 'outcome: delivered', or 'outcomes: [{when: …, outcome: delivered}, …]'."
+            self.problems.add(fields.place, "A result has no 'outcome' and no 'outcomes': what does it mean?", remedy)
         return Reading(
             each=None if each is None else tuple(part for part in each.split(".") if part),
             name=self.template(fields, "for", RESULT_NAMES),
@@ -277,12 +284,14 @@ class _Reader:
 
     # Outcomes
 
-    def rules(self, fields: Fields, key: str, names: frozenset[str]) -> tuple[Rule, ...]:
-        return tuple(self.rule(one, names) for one in self.maps(fields, key, "an outcome", KEYS["rule"]))
+    def rules(
+        self, fields: Fields, key: str, names: frozenset[str], outcomes: tuple[str, ...] = OUTCOMES
+    ) -> tuple[Rule, ...]:
+        return tuple(self.rule(one, names, outcomes) for one in self.maps(fields, key, "an outcome", KEYS["rule"]))
 
-    def rule(self, fields: Fields, names: frozenset[str]) -> Rule:
+    def rule(self, fields: Fields, names: frozenset[str], outcomes: tuple[str, ...]) -> Rule:
         fields.require("outcome", "refused")
-        outcome = fields.choice("outcome", OUTCOMES, "retry")
+        outcome = fields.choice("outcome", outcomes, "retry")
         wait = self.wait(fields) if fields.has("wait") else None
         if outcome == "throttle" and wait is None:
             wait = parse_wait(["header retry-after", "10s"])

@@ -217,7 +217,10 @@ def finding(old: str, new: str) -> Bench:
     return bench_of(read_definition("connectors/acme.yaml", FINDING.replace(old, new).encode()))
 
 
-@pytest.mark.parametrize("entries", [ENTRY, f"{ENTRY}\n      - {CATCH_ALL}"])
+NO_OUTCOME = ENTRY.replace(", outcome: delivered", "")  # of `find`: then it is there
+
+
+@pytest.mark.parametrize("entries", [ENTRY, f"{ENTRY}\n      - {CATCH_ALL}", f"{NO_OUTCOME}\n      - {CATCH_ALL}"])
 def test_a_connector_that_finds_and_deletes_passes(entries: str) -> None:
     bench = finding(ENTRY, entries)
 
@@ -228,12 +231,13 @@ def test_a_connector_that_finds_and_deletes_passes(entries: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (ENTRY, ENTRY.replace(", outcome: delivered", "") + f"\n      - {CATCH_ALL}"),
+        (ENTRY, ENTRY.replace("outcome: delivered", "outcomes: [{when: result.no, outcome: delivered}]")
+         + f"\n      - {CATCH_ALL}"),
         (f'name: "{{{{ body.email }}}}"\n    results:\n      - {ENTRY}',
          f"name: nobody\n    results:\n      - {ENTRY}\n      - {CATCH_ALL}"),
         (ENTRY, f"{CATCH_ALL}\n      - {ENTRY}"),
     ],
-    ids=["no outcome", "no such name", "a catch-all that comes first"],
+    ids=["no outcome fits", "no such name", "a catch-all that comes first"],
 )  # fmt: skip
 def test_a_delete_that_only_asks_fails(old: str, new: str) -> None:
     """It finds, and never sends the request proper."""

@@ -86,6 +86,20 @@ def test_mistakes_in_outcomes_have_their_place(rule: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("{each: done}", "acme.yaml:10:7: A result has no 'outcome' and no 'outcomes'"),
+        ("{each: done, outcome: results}", "acme.yaml:10:29: 'outcome' of a result cannot be 'results'"),
+        ("{outcomes: [{outcome: results}]}", "acme.yaml:10:29: 'outcome' of an outcome cannot be 'results'"),
+    ],
+)
+def test_a_result_says_what_it_means(result: str, message: str) -> None:
+    found = problems(SMALL + f"  results:\n    - {result}\n")
+
+    assert any(message in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({}, "needs 'url'"),
