@@ -95,6 +95,7 @@ class Request(msgspec.Struct, frozen=True):
     readings: tuple[Reading, ...]
     rules: tuple[Rule, ...]  # before those of the connector
     find: "Request | None" = None  # what is asked first, for the system's own ids
+    finding: bool = False  # it is itself what is asked first: what its answer's list doesn't have is not there
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -264,6 +265,7 @@ class _Reader:
             ),
             rules=self.rules(below, "outcomes", ANSWER_NAMES),
             find=self.request(below, "find", "find", ITEM_NAMES) if has_find else None,
+            finding=kind == "find",
         )
 
     def reading(self, fields: Fields, found: bool) -> Reading:

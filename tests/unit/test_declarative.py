@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from connectors.declarative import read_definition
+from connectors.declarative.answers import Named, by_item, read
 from connectors.declarative.connector import Item, grouped
 from connectors.declarative.definition import parse_definition
 from connectors.declarative.rendering import cleared
 from connectors.declarative.waits import parse_wait
+from connectors.transport import Answer
 from hub.connector import Reply, read_settings
 from hub.errors import ProjectError
 from hub.kit.checks import Bench, deliver
@@ -114,6 +116,48 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 
     with pytest.raises(ProjectError, match=message):
         read_settings(kind, Destination("crm", "acme", settings=settings))
+
+
+# Finding
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "what"),
+    [
+        ({"contacts": []}, "DELIVERED", "It is not there"),
+        ({"contacts": [{"mail": "other@example.com", "id": 9}]}, "DELIVERED", "It is not there"),
+        ({}, "RETRY", "no entry of `results` (contacts) has an outcome for the document"),
+        ({"contacts": None}, "RETRY", "no entry of `results`"),
+        ({"contacts": [{"mail": "kitdoc0001", "id": 9, "busy": True}]}, "RETRY", "no entry of `results`"),
+    ],
+)
+def test_what_a_list_of_what_was_found_lacks_is_not_there(answer: Any, kind: str, what: str) -> None:
+    """A list that is missing, or an entry that has no outcome, says no such thing."""
+
+    text = (
+        SMALL.replace("type: url}", 'type: url, default: "http://acme.example"}')
+        + """\
+delete:
+  find:
+    request: GET {{ settings.url }}/contacts
+    name: "{{ key }}"
+    results:
+      - each: contacts
+        for: "{{ result.mail }}"
+        receiver_id: "{{ result.id }}"
+        outcomes: [{when: result.busy is undefined, outcome: delivered}]
+  request: DELETE {{ settings.url }}/contacts/{{ found }}
+"""
+    )
+    delete = parse_definition("connectors/acme.yaml", text.encode()).delete
+    assert delete and delete.find
+    content = msgspec.json.encode(answer)
+    reading = read(Answer(200, [(b"content-type", b"application/json")], content), {})
+
+    [outcome] = by_item(reading, delete.find, [Named("kitdoc0001", {})], time.time())
+
+    assert (outcome.kind.name, outcome.receiver_id) == (kind, "")
+    assert what in outcome.detail
 
 
 # Batches
