@@ -64,6 +64,8 @@ class Case:
     answer: Callable[[Sequence[Message]], Reply]
     outcomes: tuple[str, ...]  # by message, in lower case: "refused", "throttle" (retry at a time), "expected" …
     events: tuple[str, ...] = ()  # of the messages; () means "created" for all
+    find: Callable[[Sequence[Message]], Reply] | None = None  # to what is asked first; None: `answer` is to that too
+    requests: tuple[str, ...] = ()  # that are sent, in order: "DELETE /contacts/9", unquoted; () means any
 
 
 def found_of(message: Message) -> str:

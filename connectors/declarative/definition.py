@@ -18,6 +18,7 @@ from hub.subscriptions.templates import Expression, TemplateMistake, compile_exp
 SETTING_TYPES: Mapping[str, Any] = {"text": str, "url": str, "integer": int, "number": float, "flag": bool}
 OUTCOMES = ("delivered", "results", "retry", "throttle", "refused", "expected", "held", "dead")
 RESULT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome != "results")  # of a single result
+EVENTS = ("created", "updated", "deleted")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ITEMS = "{{ items }}"  # where a request's body has the list of its items
 SPREAD = "*"  # a key whose value's fields are put in the map that it stands in
@@ -47,7 +48,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "quota": ("remaining", "wait"),
     "test": ("settings", "body", "upsert", "delete", "find", "nothing_written", "cases"),
     "reply": ("status", "headers", "item", "body"),
-    "case": ("name", "events", "answer", "outcomes"),
+    "case": ("name", "events", "find", "answer", "outcomes", "requests"),
 }
 
 
@@ -115,8 +116,10 @@ class Example(msgspec.Struct, frozen=True):
 class ExampleCase(msgspec.Struct, frozen=True):
     name: str
     events: tuple[str, ...]
+    find: Example | None  # to what is asked first; None: `answer` is to that too
     answer: Example
     outcomes: tuple[str, ...]
+    requests: tuple[str, ...]  # as "GET /path?query"; () means any
 
 
 class Examples(msgspec.Struct, frozen=True):
@@ -366,16 +369,33 @@ class _Reader:
         fields.require("answer", "{status: 207, body: …}")
         return ExampleCase(
             name=fields.text("name", example="what it shows"),
-            events=self.words(fields, "events"),
+            events=self.words(fields, "events", EVENTS),
+            find=self.example(fields, "find"),
             answer=self.example(fields, "answer") or Example(200, {}, None, None),
-            outcomes=self.words(fields, "outcomes"),
+            outcomes=self.words(fields, "outcomes", RESULT_OUTCOMES),
+            requests=self.requests(fields),
         )
+
+    def requests(self, fields: Fields) -> tuple[str, ...]:
+        requests = self.words(fields, "requests")
+        for request in requests:
+            method, _, path = request.partition(" ")
+            if method not in METHODS or not path.startswith("/"):
+                fields.wrong(
+                    "requests", f"cannot hold {request!r}.", "Write a method and a path, as DELETE /contacts/9."
+                )
+        return requests
 
     # Templates
 
-    def words(self, fields: Fields, key: str) -> tuple[str, ...]:
+    def words(self, fields: Fields, key: str, known: Sequence[str] = ()) -> tuple[str, ...]:
+        """`known`: the words that there are; () allows any."""
         tree = fields.tree(key)
-        return tuple(str(one) for one in (tree if isinstance(tree, list) else [tree])) if tree else ()
+        words = tuple(str(one) for one in (tree if isinstance(tree, list) else [tree])) if tree else ()
+        for word in words:
+            if known and word not in known:
+                fields.wrong(key, f"cannot hold {word!r}.", f"There is: {', '.join(known)}.")
+        return words
 
     def maps(self, fields: Fields, key: str, where: str, known: Sequence[str]) -> list[Fields]:
         """The maps of a list."""

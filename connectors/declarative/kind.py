@@ -12,6 +12,7 @@ from connectors.declarative.definition import (
     SETTING_TYPES,
     Definition,
     Example,
+    ExampleCase,
     Examples,
     Setting,
     parse_definition,
@@ -87,10 +88,13 @@ def _trial(definition: Definition, examples: Examples) -> Trial:
         answer=partial(_answer, examples),
         find=partial(_reply, find) if find and finds else None,
         nothing_written=_reply(examples.nothing_written, []) if examples.nothing_written else None,
-        cases=tuple(
-            Case(case.name, partial(_reply, case.answer), case.outcomes, case.events) for case in examples.cases
-        ),
+        cases=tuple(_case(case) for case in examples.cases),
     )
+
+
+def _case(case: ExampleCase) -> Case:
+    find = partial(_reply, case.find) if case.find else None
+    return Case(case.name, partial(_reply, case.answer), case.outcomes, case.events, find, case.requests)
 
 
 def _answer(examples: Examples, messages: Sequence[Message], before: int) -> Reply:

@@ -99,7 +99,12 @@ class Bench:
                 await connector.close()
 
     def well(self, messages: Sequence[Message]) -> Behaviour:
-        """As the system answers when all is well: of the messages that a request is about."""
+        """As the system answers when all is well."""
+        assert self.trial.answer
+        return self.answering(messages, self.trial.answer)
+
+    def answering(self, messages: Sequence[Message], answer: Callable[[Sequence[Message], int], Reply]) -> Behaviour:
+        """`answer` is of the messages that a request is about, and of how many requests about the first came before."""
         seen: list[Message] = []
         counts: dict[str, int] = {}
 
@@ -109,8 +114,7 @@ class Bench:
             seen = _named(asked, messages) or seen
             before = counts.get(seen[0].id, 0) if seen else 0
             counts.update({message.id: before + 1 for message in seen})
-            assert self.trial.answer
-            await server.write(self.trial.answer(seen, before), writer)
+            await server.write(answer(seen, before), writer)
 
         return behaviour
 

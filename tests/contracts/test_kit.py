@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hub.connector import ConnectorKind, NotTried, Reply, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.kit import checks
 from hub.kit.checks import Bench, Check
-from hub.kit.running import run_kit
+from hub.kit.running import run_case, run_kit
 from hub.project import Limits
 
 TRIAL = Trial({"url": "{server}", "token": "kit-secret"}, {"key": "{key}"}, lambda messages, before: Reply(body=b"[]"))
@@ -243,6 +243,37 @@ def test_a_delete_that_only_asks_fails(old: str, new: str) -> None:
     """It finds, and never sends the request proper."""
     with pytest.raises(AssertionError, match="kitdoc0001 is deleted, it says, and no request has the id"):
         asyncio.run(checks.deletes(finding(old, new)))
+
+
+CASE = """\
+  cases:
+    - name: gone since it was found
+      events: [deleted]
+      find: {body: {contacts: [{id: 9, email: kitdoc0001@example.com}]}}
+      answer: {status: 404}
+      outcomes: [refused]
+      requests: [GET /contacts?email=kitdoc0001@example.com, DELETE /contacts/9]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("", "", ""),
+        (
+            "DELETE /contacts/9",
+            "DELETE /contacts/8",
+            r"and sends GET /contacts\?email=kitdoc0001@example.com, DELETE /contacts/9",
+        ),
+        ("answer: {status: 404}", "answer: {}", "It should be refused, and is delivered"),
+    ],
+)
+def test_a_case_says_what_is_found_and_what_is_sent(old: str, new: str, fault: str) -> None:
+    bench = bench_of(read_definition("connectors/acme.yaml", (FINDING + CASE.replace(old, new)).encode()))
+    [case] = bench.trial.cases
+
+    with pytest.raises(AssertionError, match=fault) if fault else nullcontext():
+        asyncio.run(run_case(bench, case))
 
 
 @pytest.mark.parametrize(

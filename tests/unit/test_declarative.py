@@ -118,6 +118,20 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
         read_settings(kind, Destination("crm", "acme", settings=settings))
 
 
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("events: [update]", "'events' of a case cannot hold 'update'. There is: created, updated, deleted."),
+        ("outcomes: [delivred]", "'outcomes' of a case cannot hold 'delivred'. There is: delivered, retry"),
+        ("requests: [contacts/9]", "'requests' of a case cannot hold 'contacts/9'. Write a method and a path"),
+    ],
+)
+def test_words_of_a_case_are_checked(case: str, message: str) -> None:
+    found = problems(SMALL + f"test: {{cases: [{{name: one, answer: {{}}, {case}}}]}}\n")
+
+    assert any(message in problem and "acme.yaml:9:" in problem for problem in found), found
+
+
 # Finding
 
 
