@@ -254,6 +254,11 @@ class _Reader:
         if line and (method not in METHODS or not url.strip()):
             below.wrong("request", "must be a method and a URL.", "Write POST {{ settings.url }}/contacts.")
         outer = SETTINGS_NAMES if many else names
+        find = self.request(below, "find", "find", ITEM_NAMES) if has_find else None
+        if find and many != (find.batch != 1):
+            below.wrong(
+                "find", "and the request proper are not for as many documents.", "Give both a 'batch', or neither."
+            )
         place = below.entries["request"].value if below.has("request") else None
         return Request(
             method=method,
@@ -267,7 +272,7 @@ class _Reader:
                 self.reading(one, kind == "find") for one in self.maps(below, "results", "a result", KEYS["result"])
             ),
             rules=self.rules(below, "outcomes", ANSWER_NAMES),
-            find=self.request(below, "find", "find", ITEM_NAMES) if has_find else None,
+            find=find,
             finding=kind == "find",
         )
 

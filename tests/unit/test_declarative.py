@@ -61,6 +61,11 @@ def test_a_small_definition_is_enough() -> None:
         ("{{ settings.url }}", "{{ setting.url }}", "There is no setting here. Did you mean settings?"),
         ("{{ body }}", "{{ body | uper }}", "acme.yaml:8:9: The template is wrong: There is no filter uper."),
         ("  body:", "  batch: 5\n  body:", "'batch' of 'upsert' needs 'item'"),
+        (
+            '  body: "{{ body }}"\n',
+            "  batch: 5\n  item: {id: 1}\n  find: {request: GET http://x}\n",
+            "'find' of 'upsert' and the request proper are not for as many documents. Give both a 'batch', or neither.",
+        ),
     ],
 )
 def test_mistakes_have_their_place(old: str, new: str, message: str) -> None:
