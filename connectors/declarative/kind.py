@@ -31,6 +31,7 @@ def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
         settings=_settings_type(definition),
         open=partial(_open, definition),
         check=partial(_check, definition),
+        required=definition.required,
         side_effects=definition.side_effects,
         about=definition.about,
         trial=_trial(definition, definition.examples) if definition.examples else None,
