@@ -447,7 +447,8 @@ class _Reader:
         try:
             return compile_template(text, names, "template")
         except TemplateMistake as error:
-            self.problems.add(node.place, f"The template is wrong: {_said(error)}")
+            remedy = "Two braces stand on each side, as {{ body.email }}; docs/templates.md has the rest."
+            self.problems.add(node.place, f"The template is wrong: {_said(error)}", remedy)
             return text
 
 

@@ -283,6 +283,7 @@ async def sends_no_key_twice(bench: Bench) -> None:
                 expect(await deliver(connector, messages), DELIVERED)
             finally:
                 await connector.close()
+            assert there.asked, "It is delivered, it says, and no request has come."
             counts = [asked.text.count(key_of(1)) for asked in there.asked]
             most = most or max(counts)
             assert max(counts) <= most, "Two documents of one key are in one request; systems refuse all of it."

@@ -56,6 +56,13 @@ class Forgetful(Careless):
         return [Outcome(OutcomeKind.DELIVERED)] * len(messages)
 
 
+class Idle(Careless):
+    """It says that all is delivered, and sends nothing."""
+
+    async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
+        return [Outcome(OutcomeKind.DELIVERED)] * len(messages)
+
+
 class Short(Careless):
     """It gives one outcome, whatever it got."""
 
@@ -92,6 +99,12 @@ def test_a_careless_connector_fails() -> None:
         "an address where nobody listens",
     } <= found
     assert not {"a batch is delivered, an outcome for each", "2xx without a body"} & found
+
+
+@pytest.mark.parametrize("check", [checks.deletes, checks.sends_no_key_twice])
+def test_a_connector_that_sends_nothing_fails(check: Check) -> None:
+    with pytest.raises(AssertionError, match=r"and (has sent nothing|no request has come)"):
+        asyncio.run(check(bench_of(ConnectorKind(Settings, Idle, trial=TRIAL))))
 
 
 class Blocking(Careless):

@@ -60,6 +60,7 @@ def test_a_small_definition_is_enough() -> None:
         ),
         ("{{ settings.url }}", "{{ setting.url }}", "There is no setting here. Did you mean settings?"),
         ("{{ body }}", "{{ body | uper }}", "acme.yaml:8:9: The template is wrong: There is no filter uper."),
+        ('"{{ body }}"', '"{{ body }"', "Two braces stand on each side, as {{ body.email }}"),
         ("  body:", "  batch: 5\n  body:", "'batch' of 'upsert' needs 'item'"),
         (
             '  body: "{{ body }}"\n',
