@@ -201,7 +201,10 @@ async def deletes(bench: Bench) -> None:
             for message in deleted:
                 _expect_id(bench.trial.find, message)
                 sent = working.has(found_of(message))
-                assert sent, f"{message.key} is deleted, it says, and no request has the id that was found for it."
+                assert sent, (
+                    f"{message.key} is deleted, it says, and no request has the id that was found for it. "
+                    "Does `for` give what `name` is, and is there no entry before it in the `results` of `find`?"
+                )
 
 
 def _expect_id(find: Callable[[Sequence[Message]], Reply], message: Message) -> None:
