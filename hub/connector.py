@@ -5,6 +5,7 @@ Nothing else registers it; `hub/discovery.py` finds it by its file's name.
 """
 
 import difflib
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
@@ -65,6 +66,13 @@ class Case:
     answer: Callable[[Sequence[Message]], Reply]
     outcomes: tuple[str, ...]  # by message, in lower case: "refused", "throttle" (retry at a time), "expected" …
     events: tuple[str, ...] = ()  # of the messages; () means "created" for all
+    find: Callable[[Sequence[Message]], Reply] | None = None  # to what is asked first; None: `answer` is to that too
+    requests: tuple[str, ...] = ()  # that are sent, in order: "DELETE /contacts/9", unquoted; () means any
+
+
+def found_of(message: Message) -> str:
+    """The kit's system's own id of a message's document: eleven digits, which stand nowhere else."""
+    return str(10**10 + zlib.crc32(message.key.encode()))
 
 
 class NotTried(Exception):
@@ -95,6 +103,9 @@ class Trial:
     answer: Callable[[Sequence[Message], int], Reply] | None = None
     # Brings the system up, with a directory for what it keeps; NotTried when this machine has none.
     system: Callable[[Path], AbstractAsyncContextManager[System]] | None = None
+    # What the system says when it is asked, before a delete, for its own ids of the messages' documents: those that
+    # `found_of` gives. None: nothing is asked.
+    find: Callable[[Sequence[Message]], Reply] | None = None
     nothing_written: Reply | None = None  # a 2xx of that system that means that nothing was written
     cases: tuple[Case, ...] = ()
     excused: Mapping[str, str] = field(default_factory=dict)  # checks it is not put to, in their words: why, a clause
@@ -109,6 +120,7 @@ class ConnectorKind(Generic[Settings]):
     settings: type[Settings]
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
+    required: tuple[str, ...] = ()  # fields that a subscription's `body:` must give
     side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
     about: str = ""  # what it delivers to, one line
     trial: Trial | None = None  # what `hub connector test` tries it with

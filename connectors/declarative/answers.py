@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from connectors.declarative.definition import Reading, Rule
+from connectors.declarative.definition import Reading, Request, Rule
 from connectors.declarative.rendering import asked, at_path, holds
 from connectors.http import classify, summary
 from connectors.transport import Answer
@@ -92,27 +92,44 @@ class Named:
     variables: Mapping[str, Any]
 
 
-def by_item(reading: Read, readings: Sequence[Reading], items: Sequence[Named], now: float) -> list[Outcome]:
-    """An outcome for each item. One that the answer says nothing of was not written: it is tried again.
+def by_item(reading: Read, request: Request, items: Sequence[Named], now: float) -> list[Outcome]:
+    """An outcome for each item: the first that is told of it, in the order of the readings. One that the answer says
+    nothing of was not written, or found: it is tried again; but what a list of things found doesn't have is not there.
 
     Without readings, what is accepted as a whole is delivered.
     """
-    if not readings:
+    if not request.readings:
         return [Outcome(OutcomeKind.DELIVERED, summary(reading.answer))] * len(items)
     places = {item.name.casefold(): place for place, item in enumerate(items) if item.name}
     found: dict[int, Outcome] = {}
-    for part in readings:
+    listed: set[int] = set()  # places that a list's result is about, with or without an outcome
+    for part in request.readings:
         for index, result in _results(reading.json, part):
             place = 0 if len(items) == 1 and part.name is None else index
             if part.name is not None:
                 name = asked(part.name, {**reading.variables, "result": result})
                 place = places.get(name.casefold(), -1)
             if 0 <= place < len(items):
+                listed |= set() if part.each is None else {place}
                 outcome = _of_result(part, result, place, reading, items[place], now)
                 if outcome is not None:
-                    found[place] = outcome
-    missing = Outcome(OutcomeKind.RETRY, f"The answer says nothing of it: {summary(reading.answer)}")
-    return [found.get(place, missing) for place in range(len(items))]
+                    found.setdefault(place, outcome)
+    return [found.get(place) or _untold(reading, request, place in listed) for place in range(len(items))]
+
+
+def _untold(reading: Read, request: Request, listed: bool) -> Outcome:
+    """Of an item that no result has an outcome for. `listed`: one of a list is about it nevertheless."""
+    if request.finding and not listed and any(_is_listing(reading.json, part.each) for part in request.readings):
+        return Outcome(OutcomeKind.DELIVERED, f"It is not there: {summary(reading.answer)}")
+    where = ", ".join("the answer" if part.each is None else ".".join(part.each) or "." for part in request.readings)
+    what = f"no entry of `results` ({where}) has an outcome for the document"
+    return Outcome(OutcomeKind.RETRY, f"The answer says nothing of it: {what}: {summary(reading.answer)}")
+
+
+def _is_listing(tree: Any, each: tuple[str, ...] | None) -> bool:
+    """Whether there is a list, be it empty, or a map by place, which the answer itself is not taken for."""
+    found = None if each is None else at_path(tree, each)
+    return isinstance(found, list) or (isinstance(found, dict) and each != ())
 
 
 def _results(tree: Any, part: Reading) -> Iterator[tuple[int, Any]]:

@@ -168,7 +168,7 @@ class DeclarativeConnector:
         read = answers.read(answer, self._settings)
         self._heed_quotas(read, now)
         whole = answers.whole(read, (*request.rules, *self._definition.rules), now)
-        return whole if whole is not None else answers.by_item(read, request.readings, named, now)
+        return whole if whole is not None else answers.by_item(read, request, named, now)
 
     def _headers(self, request: Request, variables: Mapping[str, Any]) -> list[tuple[str, str]]:
         own = [(name, rendered_text(value, variables, f"The header {name}")) for name, value in request.headers.items()]

@@ -17,6 +17,8 @@ from hub.subscriptions.templates import Expression, TemplateMistake, compile_exp
 
 SETTING_TYPES: Mapping[str, Any] = {"text": str, "url": str, "integer": int, "number": float, "flag": bool}
 OUTCOMES = ("delivered", "results", "retry", "throttle", "refused", "expected", "held", "dead")
+RESULT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome != "results")  # of a single result
+EVENTS = ("created", "updated", "deleted")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ITEMS = "{{ items }}"  # where a request's body has the list of its items
 SPREAD = "*"  # a key whose value's fields are put in the map that it stands in
@@ -27,7 +29,7 @@ ITEM_NAMES = frozenset({"settings", "body", "event", "entity", "key", "version",
 FOUND_NAMES = ITEM_NAMES | {"found"}
 ANSWER_NAMES = frozenset({"settings", "status", "headers", "answer"})
 RESULT_NAMES = ANSWER_NAMES | ITEM_NAMES | {"result", "index", "found"}
-REPLY_NAMES = frozenset({"id", "key", "event", "index"})
+REPLY_NAMES = frozenset({"id", "key", "event", "index", "found"})
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "connector": (
@@ -46,7 +48,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "quota": ("remaining", "wait"),
     "test": ("settings", "body", "upsert", "delete", "find", "nothing_written", "cases"),
     "reply": ("status", "headers", "item", "body"),
-    "case": ("name", "events", "answer", "outcomes"),
+    "case": ("name", "events", "find", "answer", "outcomes", "requests"),
 }
 
 
@@ -94,6 +96,7 @@ class Request(msgspec.Struct, frozen=True):
     readings: tuple[Reading, ...]
     rules: tuple[Rule, ...]  # before those of the connector
     find: "Request | None" = None  # what is asked first, for the system's own ids
+    finding: bool = False  # it is itself what is asked first: what its answer's list doesn't have is not there
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -113,8 +116,10 @@ class Example(msgspec.Struct, frozen=True):
 class ExampleCase(msgspec.Struct, frozen=True):
     name: str
     events: tuple[str, ...]
+    find: Example | None  # to what is asked first; None: `answer` is to that too
     answer: Example
     outcomes: tuple[str, ...]
+    requests: tuple[str, ...]  # as "GET /path?query"; () means any
 
 
 class Examples(msgspec.Struct, frozen=True):
@@ -166,6 +171,11 @@ class _Reader:
             fields.wrong("connector", f"is {name!r}, but the file is {stem}.yaml.", "Give both the same name.")
         fields.require("upsert", "{request: POST {{ settings.url }}/contacts, body: …}")
         upsert = self.request(fields, "upsert", "request", ITEM_NAMES)
+        delete = self.request(fields, "delete", "request", ITEM_NAMES)
+        examples = self.examples(fields)
+        if delete and delete.find and examples and "find" not in examples.answers:
+            remedy = "Add 'find: {body: …}', with {{ found }} where the API gives its id."
+            fields.wrong("test", "has no 'find': what the API answers to the 'find' of 'delete'.", remedy)
         return Definition(
             name=name,
             about=fields.text("about", example="What it delivers to."),
@@ -176,10 +186,10 @@ class _Reader:
             clear=fields.tree("clear") if fields.has("clear") and not _is_null(fields, "clear") else None,
             same=self.template(fields, "same", ITEM_NAMES),
             upsert=upsert or _NO_REQUEST,
-            delete=self.request(fields, "delete", "request", ITEM_NAMES),
+            delete=delete,
             rules=self.rules(fields, "outcomes", ANSWER_NAMES),
             quotas=tuple(self.quota(one) for one in self.maps(fields, "quota", "a quota", KEYS["quota"])),
-            examples=self.examples(fields),
+            examples=examples,
         )
 
     # Settings and authentication
@@ -244,6 +254,11 @@ class _Reader:
         if line and (method not in METHODS or not url.strip()):
             below.wrong("request", "must be a method and a URL.", "Write POST {{ settings.url }}/contacts.")
         outer = SETTINGS_NAMES if many else names
+        find = self.request(below, "find", "find", ITEM_NAMES) if has_find else None
+        if find and many != (find.batch != 1):
+            below.wrong(
+                "find", "and the request proper are not for as many documents.", "Give both a 'batch', or neither."
+            )
         place = below.entries["request"].value if below.has("request") else None
         return Request(
             method=method,
@@ -253,16 +268,23 @@ class _Reader:
             item=self.part(below, "item", names),
             body=self.part(below, "body", outer),
             name=self.template(below, "name", names),
-            readings=tuple(self.reading(one) for one in self.maps(below, "results", "a result", KEYS["result"])),
+            readings=tuple(
+                self.reading(one, kind == "find") for one in self.maps(below, "results", "a result", KEYS["result"])
+            ),
             rules=self.rules(below, "outcomes", ANSWER_NAMES),
-            find=self.request(below, "find", "find", ITEM_NAMES) if has_find else None,
+            find=find,
+            finding=kind == "find",
         )
 
-    def reading(self, fields: Fields) -> Reading:
+    def reading(self, fields: Fields, found: bool) -> Reading:
+        """`found`: of `find`, where a result is one that is there, unless it says otherwise."""
         each = fields.text("each") if fields.has("each") else None
-        rules = self.rules(fields, "outcomes", RESULT_NAMES)
-        if fields.has("outcome"):
-            rules = (*rules, Rule(fields.choice("outcome", OUTCOMES, "delivered")))
+        rules = self.rules(fields, "outcomes", RESULT_NAMES, RESULT_OUTCOMES)
+        if fields.has("outcome") or (found and not rules):
+            rules = (*rules, Rule(fields.choice("outcome", RESULT_OUTCOMES, "delivered")))
+        elif not rules and not fields.has("outcomes") and not {"outcome", "outcomes"} & fields.misspelt:
+            remedy = "Add 'outcome: delivered', or 'outcomes: [{when: …, outcome: delivered}, …]'."
+            self.problems.add(fields.place, "A result has no 'outcome' and no 'outcomes': what does it mean?", remedy)
         return Reading(
             each=None if each is None else tuple(part for part in each.split(".") if part),
             name=self.template(fields, "for", RESULT_NAMES),
@@ -272,12 +294,14 @@ class _Reader:
 
     # Outcomes
 
-    def rules(self, fields: Fields, key: str, names: frozenset[str]) -> tuple[Rule, ...]:
-        return tuple(self.rule(one, names) for one in self.maps(fields, key, "an outcome", KEYS["rule"]))
+    def rules(
+        self, fields: Fields, key: str, names: frozenset[str], outcomes: tuple[str, ...] = OUTCOMES
+    ) -> tuple[Rule, ...]:
+        return tuple(self.rule(one, names, outcomes) for one in self.maps(fields, key, "an outcome", KEYS["rule"]))
 
-    def rule(self, fields: Fields, names: frozenset[str]) -> Rule:
+    def rule(self, fields: Fields, names: frozenset[str], outcomes: tuple[str, ...]) -> Rule:
         fields.require("outcome", "refused")
-        outcome = fields.choice("outcome", OUTCOMES, "retry")
+        outcome = fields.choice("outcome", outcomes, "retry")
         wait = self.wait(fields) if fields.has("wait") else None
         if outcome == "throttle" and wait is None:
             wait = parse_wait(["header retry-after", "10s"])
@@ -350,16 +374,33 @@ class _Reader:
         fields.require("answer", "{status: 207, body: …}")
         return ExampleCase(
             name=fields.text("name", example="what it shows"),
-            events=self.words(fields, "events"),
+            events=self.words(fields, "events", EVENTS),
+            find=self.example(fields, "find"),
             answer=self.example(fields, "answer") or Example(200, {}, None, None),
-            outcomes=self.words(fields, "outcomes"),
+            outcomes=self.words(fields, "outcomes", RESULT_OUTCOMES),
+            requests=self.requests(fields),
         )
+
+    def requests(self, fields: Fields) -> tuple[str, ...]:
+        requests = self.words(fields, "requests")
+        for request in requests:
+            method, _, path = request.partition(" ")
+            if method not in METHODS or not path.startswith("/"):
+                fields.wrong(
+                    "requests", f"cannot hold {request!r}.", "Write a method and a path, as DELETE /contacts/9."
+                )
+        return requests
 
     # Templates
 
-    def words(self, fields: Fields, key: str) -> tuple[str, ...]:
+    def words(self, fields: Fields, key: str, known: Sequence[str] = ()) -> tuple[str, ...]:
+        """`known`: the words that there are; () allows any."""
         tree = fields.tree(key)
-        return tuple(str(one) for one in (tree if isinstance(tree, list) else [tree])) if tree else ()
+        words = tuple(str(one) for one in (tree if isinstance(tree, list) else [tree])) if tree else ()
+        for word in words:
+            if known and word not in known:
+                fields.wrong(key, f"cannot hold {word!r}.", f"There is: {', '.join(known)}.")
+        return words
 
     def maps(self, fields: Fields, key: str, where: str, known: Sequence[str]) -> list[Fields]:
         """The maps of a list."""
@@ -406,7 +447,8 @@ class _Reader:
         try:
             return compile_template(text, names, "template")
         except TemplateMistake as error:
-            self.problems.add(node.place, f"The template is wrong: {_said(error)}")
+            remedy = "Two braces stand on each side, as {{ body.email }}; docs/templates.md has the rest."
+            self.problems.add(node.place, f"The template is wrong: {_said(error)}", remedy)
             return text
 
 

@@ -12,12 +12,13 @@ from connectors.declarative.definition import (
     SETTING_TYPES,
     Definition,
     Example,
+    ExampleCase,
     Examples,
     Setting,
     parse_definition,
 )
 from connectors.declarative.rendering import rendered
-from hub.connector import Case, ConnectorKind, Reply, Trial
+from hub.connector import Case, ConnectorKind, Reply, Trial, found_of
 from hub.delivery import Message
 from hub.documents import encode
 from hub.project import Limits
@@ -30,9 +31,10 @@ def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
         settings=_settings_type(definition),
         open=partial(_open, definition),
         check=partial(_check, definition),
+        required=definition.required,
         side_effects=definition.side_effects,
         about=definition.about,
-        trial=_trial(definition.examples) if definition.examples else None,
+        trial=_trial(definition, definition.examples) if definition.examples else None,
     )
 
 
@@ -78,16 +80,22 @@ def _wrong_url(name: str, value: str) -> str | None:
     return None
 
 
-def _trial(examples: Examples) -> Trial:
+def _trial(definition: Definition, examples: Examples) -> Trial:
+    find = examples.answers.get("find")
+    finds = definition.delete is not None and definition.delete.find is not None
     return Trial(
         settings=examples.settings,
         body=examples.body,
         answer=partial(_answer, examples),
+        find=partial(_reply, find) if find and finds else None,
         nothing_written=_reply(examples.nothing_written, []) if examples.nothing_written else None,
-        cases=tuple(
-            Case(case.name, partial(_reply, case.answer), case.outcomes, case.events) for case in examples.cases
-        ),
+        cases=tuple(_case(case) for case in examples.cases),
     )
+
+
+def _case(case: ExampleCase) -> Case:
+    find = partial(_reply, case.find) if case.find else None
+    return Case(case.name, partial(_reply, case.answer), case.outcomes, case.events, find, case.requests)
 
 
 def _answer(examples: Examples, messages: Sequence[Message], before: int) -> Reply:
@@ -100,7 +108,10 @@ def _answer(examples: Examples, messages: Sequence[Message], before: int) -> Rep
 
 
 def _reply(example: Example, messages: Sequence[Message]) -> Reply:
-    shown = [{"id": one.id, "key": one.key, "event": one.event, "index": i} for i, one in enumerate(messages)]
+    shown = [
+        {"id": one.id, "key": one.key, "event": one.event, "index": index, "found": found_of(one)}
+        for index, one in enumerate(messages)
+    ]
     items = [rendered(example.item, each) for each in shown]
     body = None if example.body is None else rendered(example.body, shown[0] if shown else {}, items)
     headers = dict(example.headers)

@@ -4,11 +4,12 @@ Offline the project is held against itself; with the sources' catalogues, its ta
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from hub.catalogue import Catalogue
 from hub.check.catalogue import Unsupported, check_entity
-from hub.check.subscriptions import check_subscription
-from hub.connector import Kinds, settings_problems
+from hub.check.subscriptions import check_required, check_subscription
+from hub.connector import ConnectorKind, Kinds, settings_problems
 from hub.documents import Shape
 from hub.errors import InputError, Problem, ProjectError
 from hub.project import Columns, Destination, EntityConfig, Place, Project, Relation
@@ -40,12 +41,15 @@ def check(
         catalogue = (catalogues or {}).get(entity.source)
         if catalogue is not None and not entity.derived and not _is_in(entity.place, unread):
             shapes[entity.name] = check_entity(entity, catalogue, problems, unsupported)
+    required: dict[str, tuple[str, ...]] = {}  # by destination
     if kinds is not None:
         for destination in project.destinations.values():
             if not _is_in(destination.place, unread):
-                _check_settings(destination, kinds, problems)
+                kind = _check_settings(destination, kinds, problems)
+                required[destination.name] = kind.required if kind else ()
     for subscription in project.subscriptions.values():
         check_subscription(subscription, shapes.get(subscription.entity), problems)
+        check_required(subscription, required.get(subscription.to, ()), problems)
     return [one for one in problems.in_order() if not (known and one.warning)]
 
 
@@ -109,19 +113,21 @@ def _check_forwarders(entity: EntityConfig, project: Project, problems: Problems
             problems.note(entity.places.get("from"), what, f"Add 'answers: [forward]' to {name!r}.")
 
 
-def _check_settings(destination: Destination, kinds: Kinds, problems: Problems) -> None:
+def _check_settings(destination: Destination, kinds: Kinds, problems: Problems) -> ConnectorKind[Any] | None:
+    """The destination's connector; None when there is none."""
     try:
         kind = kinds(destination.connector)
     except ProjectError as error:  # the connector's own file is at fault
         for problem in error.problems:
             problems.add(Place(problem.file, problem.line, problem.column), problem.what, problem.remedy)
-        return
+        return None
     except InputError as error:
         problems.add(destination.places.get("connector"), error.what, error.remedy)
-        return
+        return None
     for problem in settings_problems(kind, destination):
         place = Place(problem.file, problem.line, problem.column)
         problems.add(place, problem.what, problem.remedy, warning=problem.warning)
+    return kind
 
 
 def _check_names(level: EntityConfig | Relation, problems: Problems) -> None:

@@ -1,17 +1,23 @@
 """`hub connector`: what there is, a new one, and the conformance kit."""
 
 import asyncio
-from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hub.commands.context import ProjectOption, echo_json, echo_table, json_option, known, pass_project
 from hub.connector import ConnectorKind
-from hub.discovery import FOLDER, Connectors
+from hub.discovery import FOLDER, Connectors, Found
 from hub.errors import FaultError, InputError, OutsideError, ProjectError
+
+if TYPE_CHECKING:
+    from hub.kit.running import Verdict
+
+
+UNTRIED = "says nothing of how to try it. Write `test:` in its YAML, or `trial=` in its Python."
 
 
 @click.group()
@@ -63,7 +69,7 @@ def _fields(kind: ConnectorKind[Any]) -> Any:
 def test_connector(context: click.Context, option: ProjectOption, name: str | None, as_json: bool) -> None:
     """Run the conformance kit for connector NAME, or for all, against a server on this machine that misbehaves.
 
-    Ends with the number that passed and failed; exit code 1 when one failed.
+    Ends with the number that passed and failed. Exit code 1 when one failed, or NAME says nothing of how to try it.
 
     \b
     Example: hub connector test hubspot
@@ -72,34 +78,39 @@ def test_connector(context: click.Context, option: ProjectOption, name: str | No
 
     connectors = _connectors(option)
     names = [known(name, connectors.found(), "connector")] if name else sorted(connectors.found())
-    passed = failed = 0
+    passed = failed = untried = 0
     for each in names:
         verdicts = asyncio.run(run_kit(each, connectors(each)))
         faults = [verdict for verdict in verdicts if verdict.fault]
         well = sum(not (verdict.fault or verdict.not_tried) for verdict in verdicts)
-        passed, failed = passed + well, failed + len(faults)
+        passed, failed, untried = passed + well, failed + len(faults), untried + (not verdicts)
         if as_json:
             told = [asdict(verdict) for verdict in verdicts]
             echo_json({"connector": each, "passed": well, "failed": len(faults), "checks": told})
             continue
         for verdict in faults:
             click.echo(f"{each}: {verdict.check}: {verdict.fault}")
-        for reason, count in Counter(verdict.not_tried for verdict in verdicts if verdict.not_tried).items():
-            click.echo(f"{each}: {count} not tried: {reason}")
-        said = f"{well} passed, {len(faults)} failed" if verdicts else "says nothing of how to try it"
-        click.echo(f"{each}: {said}")
+        for reason, checks in untried_checks(verdicts):
+            click.echo(f"{each}: not tried, {reason}: {'; '.join(checks)}")
+        click.echo(f"{each}: {f'{well} passed, {len(faults)} failed' if verdicts else UNTRIED}")
     if not as_json:
         click.echo(f"{passed} passed, {failed} failed")
-    if failed:
+    if failed or (name and untried):
         context.exit(FaultError.exit_code)
+
+
+def untried_checks(verdicts: Sequence["Verdict"]) -> Iterator[tuple[str, list[str]]]:
+    """Each reason, and the checks that were not tried for it."""
+    for reason in dict.fromkeys(verdict.not_tried for verdict in verdicts if verdict.not_tried):
+        yield reason, [verdict.check for verdict in verdicts if verdict.not_tried == reason]
 
 
 @connector.command("new", short_help="Begin a connector that passes the kit.")
 @click.argument("name")
-@click.option("--python", "form", flag_value="python", help="A Python module, where HTTP is not enough.")
-@click.option("--service", "form", flag_value="service", help="A web service of your own that takes deliveries.")
+@click.option("--python", is_flag=True, help="A Python module, where HTTP is not enough.")
+@click.option("--service", is_flag=True, help="A web service of your own that takes deliveries.")
 @pass_project
-def new(option: ProjectOption, name: str, form: str | None) -> None:
+def new(option: ProjectOption, name: str, python: bool, service: bool) -> None:
     """Begin connector NAME in the project's connectors/, with its tests: a YAML definition, unless told otherwise.
 
     \b
@@ -109,11 +120,14 @@ def new(option: ProjectOption, name: str, form: str | None) -> None:
     from hub.kit.scaffold import files_of, next_steps
     from hub.project.yaml_fields import NAME
 
-    form = form or "yaml"
+    if python and service:
+        raise InputError("--python and --service are two different things to begin.", "Give one of them.")
+    form = "python" if python else "service" if service else "yaml"
     if not NAME.fullmatch(name) or name.startswith(("-", "_")):
         raise InputError(f"{name!r} is not a name for a connector.", "Use letters, digits, - and _.")
-    if form != "service" and name in _taken(option):
-        raise InputError(f"There is a connector {name!r} already.", "Take another name.")
+    taken = _taken(option).get(name) if form != "service" else None
+    if taken:
+        raise InputError(f"There is a connector {name!r} already, {taken.place}.", "Take another name.")
     files = files_of(form, name)
     for file in files:
         if (option.directory / file).exists():
@@ -124,9 +138,9 @@ def new(option: ProjectOption, name: str, form: str | None) -> None:
     click.echo(next_steps(form, name))
 
 
-def _taken(option: ProjectOption) -> list[str]:
+def _taken(option: ProjectOption) -> Mapping[str, Found]:
     try:
-        return list(_connectors(option).found())
+        return _connectors(option).found()
     except ProjectError as error:
         raise InputError(f"{FOLDER}/ is not well: {error}", "Mend it first.") from None
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from hub.connector import Connector, ConnectorKind, NotTried, Reply, System, Trial, read_settings
+from hub.connector import Connector, ConnectorKind, NotTried, Reply, System, Trial, found_of, read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.kit import server
 from hub.kit.server import Asked, Behaviour, Server, listening
@@ -27,6 +27,7 @@ from hub.project import Destination, Limits, Network
 THIS_MACHINE = Network((ip_network("127.0.0.0/8"),))
 NOWHERE = "http://127.0.0.1:9"  # where nobody listens
 TIMEOUT = 15.0  # seconds of an attempt in the kit
+STRANGER = 99  # the number of a document that nobody asked for
 BRIEF = 2.0  # seconds of one where nobody answers
 SHORT = 0.3  # seconds of one that is ended early
 BUSY = 120  # seconds that a throttling server asks for
@@ -98,7 +99,12 @@ class Bench:
                 await connector.close()
 
     def well(self, messages: Sequence[Message]) -> Behaviour:
-        """As the system answers when all is well: of the messages that a request is about."""
+        """As the system answers when all is well."""
+        assert self.trial.answer
+        return self.answering(messages, self.trial.answer)
+
+    def answering(self, messages: Sequence[Message], answer: Callable[[Sequence[Message], int], Reply]) -> Behaviour:
+        """`answer` is of the messages that a request is about, and of how many requests about the first came before."""
         seen: list[Message] = []
         counts: dict[str, int] = {}
 
@@ -108,8 +114,7 @@ class Bench:
             seen = _named(asked, messages) or seen
             before = counts.get(seen[0].id, 0) if seen else 0
             counts.update({message.id: before + 1 for message in seen})
-            assert self.trial.answer
-            await server.write(self.trial.answer(seen, before), writer)
+            await server.write(answer(seen, before), writer)
 
         return behaviour
 
@@ -119,10 +124,15 @@ class Working:
 
     def __init__(self, bench: Bench, connector: Connector, there: Server | None, has: Callable[[str], bool]) -> None:
         self.batch = connector.batch
-        self.has = has  # whether the document of that key has come
+        self.has = has  # whether the document of that key has come, or a request with that id
         self._bench = bench
         self._connector = connector
         self._server = there
+
+    @property
+    def requests(self) -> int | None:
+        """That have come; None when the other side counts none."""
+        return len(self._server.asked) if self._server else None
 
     async def deliver(self, *messages: Message) -> Sequence[Outcome]:
         if self._server:
@@ -178,8 +188,28 @@ async def delivers_again(bench: Bench) -> None:
 async def deletes(bench: Bench) -> None:
     """a deleted document is deleted there, or refused"""
     async with bench.working() as working:
-        expect(await working.deliver(bench.message(1)), DELIVERED)
-        expect(await working.deliver(bench.message(1, "deleted")), DELIVERED, REFUSED)
+        numbers = range(1, min(3, working.batch) + 1)
+        expect(await working.deliver(*(bench.message(number) for number in numbers)), DELIVERED)
+        before = working.requests
+        messages = [bench.message(number, "deleted") for number in numbers]
+        outcomes = await working.deliver(*messages)
+        expect(outcomes, DELIVERED, REFUSED)
+        deleted = [one for one, outcome in zip(messages, outcomes, strict=True) if outcome.kind is DELIVERED]
+        if deleted and before is not None:
+            assert working.requests != before, "It says that it is deleted, and has sent nothing."
+        if bench.trial.find:
+            for message in deleted:
+                _expect_id(bench.trial.find, message)
+                sent = working.has(found_of(message))
+                assert sent, (
+                    f"{message.key} is deleted, it says, and no request has the id that was found for it. "
+                    "Does `for` give what `name` is, and is there no entry before it in the `results` of `find`?"
+                )
+
+
+def _expect_id(find: Callable[[Sequence[Message]], Reply], message: Message) -> None:
+    there = found_of(message).encode() in find([message]).body
+    assert there, "The answer to `find` in `test:` lacks the kit's id. Write {{ found }} where the API gives its own."
 
 
 async def outlives_evil_values(bench: Bench) -> None:
@@ -256,9 +286,28 @@ async def sends_no_key_twice(bench: Bench) -> None:
                 expect(await deliver(connector, messages), DELIVERED)
             finally:
                 await connector.close()
+            assert there.asked, "It is delivered, it says, and no request has come."
             counts = [asked.text.count(key_of(1)) for asked in there.asked]
             most = most or max(counts)
             assert max(counts) <= most, "Two documents of one key are in one request; systems refuse all of it."
+
+
+async def leaves_others_alone(bench: Bench) -> None:
+    """what is found of somebody else is not deleted"""
+    if bench.trial.find is None:
+        raise NotTried("it asks for no ids")
+    stranger = bench.message(STRANGER, "deleted")
+    answer = bench.trial.find([stranger])
+    if stranger.key.encode() not in answer.body:
+        raise NotTried("the answer to `find` in `test:` names no document, as {{ key }} would")
+    async with Server(server.says(answer)) as there:
+        connector = bench.open(there.url)
+        try:
+            await deliver(connector, [bench.message(1, "deleted")])
+        finally:
+            await connector.close()
+        touched = any(found_of(stranger) in asked.text for asked in there.asked)
+        assert not touched, "It deletes what is found, whosever it is: compare its name, as by `name` and `for`."
 
 
 async def takes_no_body(bench: Bench) -> None:
@@ -446,7 +495,7 @@ NETWORK: tuple[Check, ...] = (
     *(is_held_when_nobody_listens, waits_without_blocking, outlives_a_cut, outlives_nonsense, cuts_nonsense),
 )
 HTTP: tuple[Check, ...] = (
-    *(sends_no_key_twice, takes_no_body, sees_that_nothing_was_written, refuses_conflicts),
+    *(leaves_others_alone, sends_no_key_twice, takes_no_body, sees_that_nothing_was_written, refuses_conflicts),
     *(waits_for_seconds, waits_for_a_date, waits_for_a_busy_server, slows_down, blames_the_destination),
     *(outlives_a_401, retries_faults, can_be_cancelled, ends_a_drip, cuts_a_flood, unpacks_no_bomb),
     *(outlives_a_reset, follows_nobody, takes_no_page_for_an_answer, takes_no_broken_json),
@@ -463,7 +512,7 @@ def reaches_network(trial: Trial) -> bool:
 
 
 def _named(asked: Asked, messages: Sequence[Message]) -> list[Message]:
-    """The messages that a request is about, in its order. Their keys, or their ids, are in it."""
+    """The messages that a request is about, in its order. Their keys, or the system's own ids, are in it."""
     text = asked.text
     places = {message.id: _place(text, message) for message in messages}
     return sorted((one for one in messages if places[one.id] >= 0), key=lambda one: places[one.id])
@@ -472,7 +521,8 @@ def _named(asked: Asked, messages: Sequence[Message]) -> list[Message]:
 def _place(text: str, message: Message) -> int:
     body = message.content.decode()
     marks = [key_of(number) for number in range(1, 100) if key_of(number) in body] or [message.key]
-    return text.find(marks[0])
+    place = text.find(marks[0])
+    return place if place >= 0 else text.find(found_of(message))
 
 
 def _filled(part: Any, texts: dict[str, str]) -> Any:

@@ -1,21 +1,21 @@
 """A connector through all checks of the kit, those of its own included."""
 
-import asyncio
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
-from hub.connector import Case, ConnectorKind, NotTried, Trial
-from hub.delivery import Outcome, OutcomeKind
+from hub.connector import Case, ConnectorKind, NotTried, Reply, Trial
+from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import HubError
-from hub.kit import checks, server
+from hub.kit import checks
 from hub.kit.checks import Bench, Check, deliver
-from hub.kit.server import Asked, Server
+from hub.kit.server import Server
 
 # Which connectors checks are for, and why they are not for the others.
 GROUPS: tuple[tuple[Callable[[Trial], bool], tuple[Check, ...], str], ...] = (
@@ -52,7 +52,7 @@ def _chosen(trial: Trial) -> Iterator[tuple[str, Check, str]]:
             text = " ".join((check.__doc__ or "").split())
             yield text, check, trial.excused.get(text, "") if applies(trial) else otherwise
     for case in trial.cases:
-        yield f"its own: {case.name}", partial(_case, case=case), ""
+        yield f"its own: {case.name}", partial(run_case, case=case), ""
 
 
 async def _verdict(text: str, check: Check, bench: Bench) -> Verdict:
@@ -71,13 +71,14 @@ async def _verdict(text: str, check: Check, bench: Bench) -> Verdict:
     return Verdict(text)
 
 
-async def _case(bench: Bench, case: Case) -> None:
+async def run_case(bench: Bench, case: Case) -> None:
+    """AssertionError when the outcomes, or the requests, are others than the case says."""
     messages = [msgspec.structs.replace(bench.message(number), event=event) for number, event in _numbered(case)]
 
-    async def behaviour(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        await server.write(case.answer(messages), writer)
+    def answer(about: Sequence[Message], before: int) -> Reply:
+        return case.find(about or messages) if case.find and before == 0 else case.answer(messages)
 
-    async with Server(behaviour) as there:
+    async with Server(bench.answering(messages, answer)) as there:
         connector = bench.open(there.url)
         try:
             outcomes = await deliver(connector, messages)
@@ -85,6 +86,9 @@ async def _case(bench: Bench, case: Case) -> None:
             await connector.close()
     came = [_word(outcome) for outcome in outcomes]
     assert came == list(case.outcomes), f"It should be {_listed(case.outcomes)}, and is {_listed(came)}."
+    sent = [f"{asked.method} {unquote(asked.path)}" for asked in there.asked]
+    if case.requests:
+        assert sent == list(case.requests), f"It should send {_listed(case.requests)}, and sends {_listed(sent)}."
 
 
 def _word(outcome: Outcome) -> str:
@@ -100,4 +104,4 @@ def _numbered(case: Case) -> list[tuple[int, str]]:
 
 
 def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words)
+    return ", ".join(words) or "nothing"

@@ -141,6 +141,9 @@ class _CloudEvent(msgspec.Struct):
     data: _Data
 
 
+CLOUD_EVENT_FIELDS = frozenset(_CloudEvent.__struct_fields__)
+
+
 def _cloud_event(inputs: BodyInputs, shape: Shape) -> Body:
     deleted, created = inputs.event is Event.DELETED, inputs.event is Event.CREATED
     event = _CloudEvent(

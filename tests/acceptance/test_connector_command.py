@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from connectors.http import HttpConnector, HttpSettings
+from hub.commands.connector import untried_checks
 from hub.delivery import Message, Outcome, OutcomeKind
+from hub.kit.running import Verdict
 from hub.project import Limits, Network
 
 # By form: what is made wrong in it, and how.
@@ -46,7 +48,36 @@ def test_a_new_connector_passes_at_once(tmp_path: Path, form: tuple[str, ...]) -
     assert (broken.returncode, broken.stdout.splitlines()[-1].endswith(", 0 failed")) == (1, False)
 
     again = hub(tmp_path, "new", "my-crm", *form)
-    assert (again.returncode, again.stderr) == (2, "hub: There is a connector 'my-crm' already. Take another name.\n")
+    said = f"hub: There is a connector 'my-crm' already, {made.stdout.splitlines()[0]}. Take another name.\n"
+    assert (again.returncode, again.stderr) == (2, said)
+
+
+def test_one_thing_is_begun_at_a_time(tmp_path: Path) -> None:
+    refused = hub(tmp_path, "new", "my-crm", "--service", "--python")
+
+    assert (refused.returncode, "Give one of them." in refused.stderr) == (2, True)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_connector_that_cannot_be_tried_has_not_passed(tmp_path: Path) -> None:
+    """It says what to write."""
+    (tmp_path / "connectors").mkdir()
+    text = "connector: fax\nabout: Faxes\nupsert: {request: POST https://fax.example}\n"
+    (tmp_path / "connectors/fax.yaml").write_text(text)
+
+    tried = hub(tmp_path, "test", "fax")
+
+    assert (tried.returncode, "fax: says nothing of how to try it. Write `test:`" in tried.stdout) == (1, True)
+
+
+def test_what_is_not_tried_is_named() -> None:
+    verdicts = [
+        Verdict("one"),
+        Verdict("two", not_tried="it is not here"),
+        Verdict("three", not_tried="it is not here"),
+    ]
+
+    assert list(untried_checks(verdicts)) == [("it is not here", ["two", "three"])]
 
 
 def test_a_new_service_passes_its_tests(tmp_path: Path) -> None:

@@ -365,6 +365,32 @@ def test_a_projects_own_connector_is_judged_where_it_is(tmp_path: Path) -> None:
     assert [one.file for one in problems if not one.warning] == ["connectors/fax.py"]
 
 
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("", 1),
+        ('body: {name: "{{ doc.name }}"}\n', 4),
+        ('body: {email: ""}\n', 4),
+        ('body:\n  deleted: {email: "{{ before.email }}"}\n  default: {name: x}\n', 6),
+        ('body: {email: "{{ doc.email }}"}\n', None),
+        ('body: "{{ doc }}"\n', None),
+    ],
+)
+def test_fields_that_a_connector_requires_are_looked_for(tmp_path: Path, body: str, line: int | None) -> None:
+    """At the subscription's body; one that is a template may have them."""
+    more = {
+        "connectors/fax.yaml": "connector: fax\nabout: x\nrequired: [email]\nupsert: {request: POST http://fax.example}\n",
+        "destinations/fax.yaml": "destination: fax\nconnector: fax\n",
+        "subscriptions/faxes.yaml": f"subscription: faxes\nentity: order\nto: fax\n{body}",
+    }
+    found = project(tmp_path, more=more)
+    problems = [one for one in check(found, kinds=find_connectors(found.directory)) if not one.warning]
+
+    said = [(one.file, one.line, one.what.partition(",")[0]) for one in problems]
+    wanted = ("subscriptions/faxes.yaml", line, "'fax' refuses a delivery without email")
+    assert said == ([] if line is None else [wanted])
+
+
 def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
     """What reading finds and what judging finds come together; what follows from the first is not said again."""
     good = {name: text.encode() for name, text in FILES.items()}

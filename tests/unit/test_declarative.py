@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from connectors.declarative import read_definition
+from connectors.declarative.answers import Named, by_item, read
 from connectors.declarative.connector import Item, grouped
 from connectors.declarative.definition import parse_definition
 from connectors.declarative.rendering import cleared
 from connectors.declarative.waits import parse_wait
+from connectors.transport import Answer
 from hub.connector import Reply, read_settings
 from hub.errors import ProjectError
 from hub.kit.checks import Bench, deliver
@@ -58,7 +60,13 @@ def test_a_small_definition_is_enough() -> None:
         ),
         ("{{ settings.url }}", "{{ setting.url }}", "There is no setting here. Did you mean settings?"),
         ("{{ body }}", "{{ body | uper }}", "acme.yaml:8:9: The template is wrong: There is no filter uper."),
+        ('"{{ body }}"', '"{{ body }"', "Two braces stand on each side, as {{ body.email }}"),
         ("  body:", "  batch: 5\n  body:", "'batch' of 'upsert' needs 'item'"),
+        (
+            '  body: "{{ body }}"\n',
+            "  batch: 5\n  item: {id: 1}\n  find: {request: GET http://x}\n",
+            "'find' of 'upsert' and the request proper are not for as many documents. Give both a 'batch', or neither.",
+        ),
     ],
 )
 def test_mistakes_have_their_place(old: str, new: str, message: str) -> None:
@@ -86,6 +94,20 @@ def test_mistakes_in_outcomes_have_their_place(rule: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("{each: done}", "acme.yaml:10:7: A result has no 'outcome' and no 'outcomes'"),
+        ("{each: done, outcome: results}", "acme.yaml:10:29: 'outcome' of a result cannot be 'results'"),
+        ("{outcomes: [{outcome: results}]}", "acme.yaml:10:29: 'outcome' of an outcome cannot be 'results'"),
+    ],
+)
+def test_a_result_says_what_it_means(result: str, message: str) -> None:
+    found = problems(SMALL + f"  results:\n    - {result}\n")
+
+    assert any(message in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({}, "needs 'url'"),
@@ -100,6 +122,62 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 
     with pytest.raises(ProjectError, match=message):
         read_settings(kind, Destination("crm", "acme", settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("events: [update]", "'events' of a case cannot hold 'update'. There is: created, updated, deleted."),
+        ("outcomes: [delivred]", "'outcomes' of a case cannot hold 'delivred'. There is: delivered, retry"),
+        ("requests: [contacts/9]", "'requests' of a case cannot hold 'contacts/9'. Write a method and a path"),
+    ],
+)
+def test_words_of_a_case_are_checked(case: str, message: str) -> None:
+    found = problems(SMALL + f"test: {{cases: [{{name: one, answer: {{}}, {case}}}]}}\n")
+
+    assert any(message in problem and "acme.yaml:9:" in problem for problem in found), found
+
+
+# Finding
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "what"),
+    [
+        ({"contacts": []}, "DELIVERED", "It is not there"),
+        ({"contacts": [{"mail": "other@example.com", "id": 9}]}, "DELIVERED", "It is not there"),
+        ({}, "RETRY", "no entry of `results` (contacts) has an outcome for the document"),
+        ({"contacts": None}, "RETRY", "no entry of `results`"),
+        ({"contacts": [{"mail": "kitdoc0001", "id": 9, "busy": True}]}, "RETRY", "no entry of `results`"),
+    ],
+)
+def test_what_a_list_of_what_was_found_lacks_is_not_there(answer: Any, kind: str, what: str) -> None:
+    """A list that is missing, or an entry that has no outcome, says no such thing."""
+
+    text = (
+        SMALL.replace("type: url}", 'type: url, default: "http://acme.example"}')
+        + """\
+delete:
+  find:
+    request: GET {{ settings.url }}/contacts
+    name: "{{ key }}"
+    results:
+      - each: contacts
+        for: "{{ result.mail }}"
+        receiver_id: "{{ result.id }}"
+        outcomes: [{when: result.busy is undefined, outcome: delivered}]
+  request: DELETE {{ settings.url }}/contacts/{{ found }}
+"""
+    )
+    delete = parse_definition("connectors/acme.yaml", text.encode()).delete
+    assert delete and delete.find
+    content = msgspec.json.encode(answer)
+    reading = read(Answer(200, [(b"content-type", b"application/json")], content), {})
+
+    [outcome] = by_item(reading, delete.find, [Named("kitdoc0001", {})], time.time())
+
+    assert (outcome.kind.name, outcome.receiver_id) == (kind, "")
+    assert what in outcome.detail
 
 
 # Batches
@@ -219,6 +297,21 @@ def test_results_are_read_by_name() -> None:
     assert [outcome.kind.name for outcome in outcomes[:3]] == ["REFUSED", "RETRY", "DELIVERED"]
     assert (outcomes[0].expected, outcomes[2].receiver_id) == (True, "77")
     assert msgspec.json.decode(asked[0].body)["contacts"][0] == {"key": "kitdoc0001", "name": "kitdoc0001"}
+
+
+def test_the_first_result_of_a_document_counts() -> None:
+    """Of several entries in their order; of one entry's in the answer's. One that has no outcome for it counts not."""
+
+    text = BATCH.replace(
+        "  results:\n", "  results:\n    - {outcomes: [{when: result.done is undefined, outcome: retry}]}\n"
+    )
+    answer = {
+        "done": [{"key": "kitdoc0001", "id": 1}, {"key": "kitdoc0001", "id": 2}],
+        "failed": [{"key": "kitdoc0001"}, {"key": "kitdoc0002"}],
+    }
+    outcomes, _ = _run(text, _json(answer))
+
+    assert [(one.kind.name, one.receiver_id) for one in outcomes[:2]] == [("DELIVERED", "1"), ("REFUSED", "")]
 
 
 def test_a_batch_that_is_refused_names_no_culprit() -> None:
