@@ -3,8 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The whole suite runs by default; `make test ARGS="tests/unit -k match"` runs a part.
 ARGS ?=
-# Processes that share it. Most tests wait for others, so two keep two cores busy; `make test WORKERS=0` uses none.
-WORKERS ?= 2
+# Processes that share it. Most tests wait for others, so three keep two cores busy; `make test WORKERS=0` uses none.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed bench-destinations oracle large moves chaos signals clean
