@@ -24,11 +24,21 @@ def sqlalchemy_url(libpq_url: str) -> str:
 @pytest.fixture(params=["sqlite", "postgres"])
 def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store without tables: a SQLite file, or a fresh Postgres database."""
+    yield from _opened(request, tmp_path, durable=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def volatile_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """As `empty_store`, quicker: what it has committed may be lost with the machine, though not with a process."""
+    yield from _opened(request, tmp_path, durable=False)
+
+
+def _opened(request: pytest.FixtureRequest, directory: Path, *, durable: bool) -> Iterator[Store]:
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'hub.db'}"
+        url = f"sqlite:///{directory / 'hub.db'}"
     else:
         url = sqlalchemy_url(request.getfixturevalue("database"))
-    store = Store(url)
+    store = Store(url, durable=durable)
     yield store
     store.close()
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +37,9 @@ BOTH = ("reschedule", "forward")
 HOUR = 3600
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    if request.param == "sqlite":
-        store = Store(f"sqlite:///{tmp_path}/hub.db", durable=False)
-    else:
-        url = request.getfixturevalue("database")
-        store = Store(url.replace("postgresql://", "postgresql+psycopg://"), durable=False)
-    yield Bench(store)
-    store.close()
-
-
 @pytest.fixture
-def receiver(tmp_path: Path) -> Iterator[Receiver]:
-    with Receiver(tmp_path) as receiver:
-        yield receiver
+def bench(volatile_store: Store) -> Bench:
+    return Bench(volatile_store)
 
 
 def told(receiver: Receiver) -> list[tuple[str, str, int, str]]:

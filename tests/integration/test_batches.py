@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,15 +24,9 @@ def all_or_none(fault: Outcome, *culprits: str) -> Answer:
     return answer
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BulkBench]:
-    if request.param == "sqlite":
-        store = Store(f"sqlite:///{tmp_path}/hub.db", durable=False)
-    else:
-        url = request.getfixturevalue("database")
-        store = Store(url.replace("postgresql://", "postgresql+psycopg://"), durable=False)
-    yield BulkBench(store)
-    store.close()
+@pytest.fixture
+def bench(volatile_store: Store) -> BulkBench:
+    return BulkBench(volatile_store)
 
 
 def test_a_batch_goes_when_it_is_full_or_has_waited(bench: BulkBench) -> None:
@@ -249,7 +242,7 @@ def test_time_that_is_asked_for_is_all_the_batches(bench: BulkBench) -> None:
     assert bench.rows() == []
 
 
-@pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+@pytest.mark.parametrize("volatile_store", ["postgres"], indirect=True)
 def test_what_is_being_gathered_moves_with_its_slices(bench: BulkBench) -> None:
     """A second worker comes while a first one gathers: each document is sent once, by whoever has it."""
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +32,9 @@ STREAM = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    if request.param == "sqlite":
-        store = Store(f"sqlite:///{tmp_path}/hub.db", durable=False)
-    else:
-        url = request.getfixturevalue("database")
-        store = Store(url.replace("postgresql://", "postgresql+psycopg://"), durable=False)
-    yield Bench(store)
-    store.close()
+@pytest.fixture
+def bench(volatile_store: Store) -> Bench:
+    return Bench(volatile_store)
 
 
 def keyed(log: list[Received]) -> list[tuple[str, int]]:

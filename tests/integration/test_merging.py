@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,15 +120,9 @@ class MergingBench(Bench):
             return int(connection.execute(sa.select(sa.func.count()).where(pending)).scalar_one())
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MergingBench]:
-    if request.param == "sqlite":
-        store = Store(f"sqlite:///{tmp_path}/hub.db", durable=False)
-    else:
-        url = request.getfixturevalue("database")
-        store = Store(url.replace("postgresql://", "postgresql+psycopg://"), durable=False)
-    yield MergingBench(store)
-    store.close()
+@pytest.fixture
+def bench(volatile_store: Store) -> MergingBench:
+    return MergingBench(volatile_store)
 
 
 def subscribe(bench: MergingBench, **policy: Any) -> None:
@@ -265,7 +258,9 @@ def test_a_backlog_of_an_earlier_run_is_merged(bench: MergingBench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bench", "fault"), [("sqlite", "connect: refused"), ("postgres", "401 Unauthorized")], indirect=["bench"]
+    ("volatile_store", "fault"),
+    [("sqlite", "connect: refused"), ("postgres", "401 Unauthorized")],
+    indirect=["volatile_store"],
 )
 def test_an_hour_of_outage(bench: MergingBench, fault: str) -> None:
     """100,000 changes of 5,000 documents meanwhile: at most 5,000 wait, nothing is parked, the last ones arrive."""

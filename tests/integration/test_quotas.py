@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,15 +19,9 @@ pytestmark = pytest.mark.integration
 HOUR = 3600.0
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BulkBench]:
-    if request.param == "sqlite":
-        store = Store(f"sqlite:///{tmp_path}/hub.db", durable=False)
-    else:
-        url = request.getfixturevalue("database")
-        store = Store(url.replace("postgresql://", "postgresql+psycopg://"), durable=False)
-    yield BulkBench(store)
-    store.close()
+@pytest.fixture
+def bench(volatile_store: Store) -> BulkBench:
+    return BulkBench(volatile_store)
 
 
 def used_up(messages: Sequence[Message]) -> Sequence[Outcome]:
@@ -89,7 +82,7 @@ def test_a_time_past_the_expiry_parks(bench: BulkBench) -> None:
     assert bench.bulk.sizes == [1]
 
 
-@pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+@pytest.mark.parametrize("volatile_store", ["postgres"], indirect=True)
 def test_all_workers_heed_a_used_up_quota(bench: BulkBench) -> None:
     """One of them was told; the other one leaves the destination alone too."""
 
@@ -113,7 +106,7 @@ def test_all_workers_heed_a_used_up_quota(bench: BulkBench) -> None:
     assert len(bench.waiting()) == 38
 
 
-@pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+@pytest.mark.parametrize("volatile_store", ["postgres"], indirect=True)
 def test_workers_share_a_rate(bench: BulkBench) -> None:
     """rate: 10/s of two workers: together a burst of ten, and then ten a second."""
 
