@@ -409,7 +409,8 @@ class Dispatcher:
         if inheriting:
             last = await self._read(self._deliveries.last)
             for route in inheriting:
-                route.inherits, route.queue.inherited = False, last
+                route.inherits = False
+                route.queue.inherit(last)
         if anew:
             parked = await self._read(self._deliveries.parked_subscriptions)
             for route in anew:

@@ -192,6 +192,11 @@ class Queue:
             del self.lanes[lane.key]
         return self._offer(lane)
 
+    def inherit(self, last: int) -> None:
+        """Of deliveries up to `last` another process may have begun any: which ones began here says no more."""
+        self.inherited = last
+        self.begun = {seq for seq in self.begun if seq > last}
+
     def may_have_begun(self, seq: int) -> bool:
         return seq <= self.inherited or seq in self.begun
 
