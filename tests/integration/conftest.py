@@ -1,13 +1,18 @@
 """Fresh stores of both kinds, and rows in them as capture and dispatch write them."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from hub.connector import ConnectorKind, System
 from hub.documents import Event, encode
+from hub.kit.running import run_kit
 from hub.store import tables
 from hub.store.database import Store
 from hub.store.migrate import upgrade
@@ -19,6 +24,16 @@ SECOND = 1_000_000
 
 def sqlalchemy_url(libpq_url: str) -> str:
     return sa.make_url(libpq_url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def assert_kit_passes(name: str, kind: ConnectorKind[Any], system: System) -> None:
+    """The conformance kit on a real system of the connector's own; what is delivered there was looked at."""
+    assert kind.trial
+    trial = replace(kind.trial, system=lambda _: nullcontext(system))
+    verdicts = asyncio.run(run_kit(name, replace(kind, trial=trial)))
+
+    assert [f"{one.check}: {one.fault}" for one in verdicts if one.fault] == []
+    assert not any(one.not_tried for one in verdicts[:4])
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -4,8 +4,6 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from connectors.sql import CONNECTOR, SqlConnector
 from hub.connector import System, read_settings
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.errors import ProjectError
-from hub.kit.running import run_kit
 from hub.project import Destination, Limits
 from hub.store.workers import Evicted
-from tests.integration.conftest import sqlalchemy_url
+from tests.integration.conftest import assert_kit_passes, sqlalchemy_url
 
 pytestmark = pytest.mark.integration
 
@@ -107,12 +104,8 @@ def test_the_conformance_kit_passes(url: str, execute: Execute) -> None:
     """What is delivered is read from the table."""
     execute("CREATE TABLE documents (id text PRIMARY KEY, name text, hub_version bigint)")
     system = System({"url": url}, lambda key: bool(execute(f"SELECT 1 FROM documents WHERE id = '{key}'")))
-    assert CONNECTOR.trial
-    trial = replace(CONNECTOR.trial, system=lambda _: nullcontext(system))
-    verdicts = asyncio.run(run_kit("sql", replace(CONNECTOR, trial=trial)))
 
-    assert [f"{one.check}: {one.fault}" for one in verdicts if one.fault] == []
-    assert not any(one.not_tried for one in verdicts[:4])
+    assert_kit_passes("sql", CONNECTOR, system)
 
 
 def test_a_whole_document_fills_the_columns_there_are(url: str, execute: Execute) -> None:
