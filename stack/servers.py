@@ -104,7 +104,12 @@ class LocalServer(ABC):
         self.start()
 
     def process(self) -> psutil.Process | None:
-        """The running server: the process of the number that was kept, if that is still this server."""
+        """The running server: the process of the number that was kept, if that is still this server.
+
+        A child of our own needs no such look: right after its start it has no command line yet.
+        """
+        if self._child is not None:
+            return None if self._child.poll() is not None else psutil.Process(self._child.pid)
         try:
             process = psutil.Process(int(self._pid.read_text()))
             if process.status() == psutil.STATUS_ZOMBIE:

@@ -4,13 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hub.errors import OutsideError
 from stack.environment import filled
 from stack.jars import Jars, require_jars
 from stack.kafka import Broker
-from stack.servers import PORTS, free_ports
+from stack.servers import PORTS, LocalServer, free_ports
 from stack.settings import HERE, read_properties, versions, write_properties
 
 
@@ -75,6 +76,30 @@ def test_a_process_that_names_our_settings_is_ours(broker: Broker) -> None:
         assert broker.process() is not None
         broker.kill()
         assert broker.process() is None
+
+
+class Sleeper(LocalServer):
+    """Ready at the second look."""
+
+    name = "sleeper"
+    looks = 0
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", "import time; time.sleep(60)", "a", "b"]
+
+    def is_ready(self) -> bool:
+        self.looks += 1
+        return self.looks > 1
+
+
+def test_a_child_that_has_no_command_line_yet_has_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux shows an empty one until the new program is loaded, which on a busy machine is after `Popen` returns."""
+    server = Sleeper(tmp_path)
+    monkeypatch.setattr(psutil.Process, "cmdline", lambda _: [])
+
+    with server:
+        assert server.looks == 2
+    assert server.process() is None
 
 
 def test_jars_of_other_versions_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
