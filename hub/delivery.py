@@ -116,7 +116,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
 
     version: int  # 0: nothing is known to have been accepted
     event: int  # the place in Event
-    content: bytes  # a hash of what it was sent; b"": deleted, or open, since an attempt may have changed it
+    content: bytes  # a hash of what it was sent; b"": it has deleted it; b"\0": open, an attempt may have changed it
     receiver_id: str  # the receiver's own name for it; "" when it gave none
     accepted_at: int  # microseconds since 1970
 

@@ -16,7 +16,7 @@ from hub.store.images import Statements, statements, write_many
 
 ledger, delivery = tables.ledger, tables.delivery
 
-_OPEN = Held(0, 0, b"", "", 0)
+_OPEN = Held(0, 0, b"\0", "", 0)
 _DELETED = tables.EVENTS.index(Event.DELETED)
 
 _COLUMNS = ("entity_id", "key", "subscription_id", "version", "event", "content", "receiver_id", "accepted_at")

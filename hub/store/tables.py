@@ -247,7 +247,7 @@ ledger = Table(
     Column("subscription_id", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),  # last accepted; 0: none yet
     Column("event", SmallInteger, nullable=False),
-    Column("content", LargeBinary, nullable=False),  # a hash of what was accepted; empty: deleted, or open
+    Column("content", LargeBinary, nullable=False),  # a hash of what was accepted; see there
     Column("receiver_id", Text, nullable=False),  # the receiver's own name for it; "": it gave none
     Column("accepted_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,

@@ -108,7 +108,7 @@ class Rows:
 
     def holding(self, subscription: str, entity: str, key: str, version: int, **values: Any) -> None:
         """What the receiver has of a document."""
-        row = {"event": 1, "content": b"", "receiver_id": "", "accepted_at": self.epoch + version * SECOND + 8000}
+        row = {"event": 1, "content": b"hash", "receiver_id": "", "accepted_at": self.epoch + version * SECOND + 8000}
         names = {
             "subscription_id": self.store.name_id("subscription", subscription),
             "entity_id": self.store.name_id("entity", entity),
