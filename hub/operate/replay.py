@@ -5,11 +5,19 @@
     replayed          2              5      what is chosen and was sent, then what the receiver ends with
 
 A receiver never ends older than it was: the last step is the newest version while that is in the set, else the
-`deleted` of the version that left it. With `mode: latest` there is the last step alone.
+`deleted` of the version that left it. With `mode: latest` there is the last step alone. What is parked by a filter of
+earlier days, and is nothing by the one of today, comes to what a backfill makes of the document.
+
+A backfill makes one step of each document, by what is so now:
+
+    in the set   the receiver may have it   step
+    yes          .                          created
+    no           yes                        deleted: the set is not what it was, or the document left it unnoticed
+    no           no                         nothing
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -52,6 +60,15 @@ class Step:
     before_version: int  # the last version that was in the set; 0: none, or no longer kept
     event: Event
     failure: str = ""  # why it can't be decided: it is parked with this reason
+    renewed: bool = False  # with a new id
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What was sent last of a version."""
+
+    deletes: bool  # it was a `deleted`
+    taken: bool | None  # None: an attempt failed in a way that leaves it open, or is on its way
 
 
 class DocumentReplay:
@@ -60,9 +77,14 @@ class DocumentReplay:
     They begin with the one before the first chosen, where it is kept, and go on to the newest.
     """
 
-    def __init__(self, subscription: Subscription, chosen: Callable[[Version], bool]) -> None:
+    def __init__(
+        self, subscription: Subscription, chosen: Callable[[Version], bool], parked: Collection[int] = ()
+    ) -> None:
+        """`parked`: versions to which something is owed even if the filter of today says nothing of them."""
         self._subscription = subscription
         self._chosen = chosen
+        self._parked = parked
+        self._owing = False
         self._steps: list[Step] = []
         self._closing: Step | None = None  # the last that was sent after the last chosen one
         self._newest: Version | None = None
@@ -71,6 +93,7 @@ class DocumentReplay:
         step = _step(version, plan_version(self._subscription, self._newest, version))
         self._newest = version
         if step is None:
+            self._owing = self._owing or version.version in self._parked
             return
         if self._chosen(version):
             self._steps.append(step)
@@ -78,9 +101,12 @@ class DocumentReplay:
         else:
             self._closing = step
 
-    def steps(self) -> list[Step]:
-        """Oldest first; [] when nothing that was chosen was for this subscription."""
+    def steps(self, held: int | None = None) -> list[Step]:
+        """Oldest first; [] when nothing that was chosen was for this subscription. `held`: as of `plan_backfill`."""
         steps = list(self._steps)
+        if self._owing and not steps and self._newest is not None:
+            step = plan_backfill(self._subscription, self._newest, held)
+            return [step] if step else []
         if steps and self._closing is not None and self._newest is not None:
             steps.append(_newest_in_set(self._subscription, self._newest, self._closing))
         return steps[-1:] if self._subscription.config.delivery.mode == "latest" else steps
@@ -137,15 +163,35 @@ def _selects(subscription: Subscription, body: bytes) -> bool:
         return False
 
 
-def plan_backfill(subscription: Subscription, current: Version) -> Step | None:
-    """The current document as a new one; None when it is outside the set."""
-    if current.body is None:
-        return None
+def plan_backfill(subscription: Subscription, current: Version, held: int | None) -> Step | None:
+    """`held`: the version that the receiver has, as far as is known; None: it has none."""
     try:
-        inside = subscription.everything or subscription.selects(decode(current.body))
+        inside = current.body is not None and (subscription.everything or subscription.selects(decode(current.body)))
     except TemplateFailure as failure:
         return Step(current.version, 0, Event.CREATED, f"where: {failure}")
-    return Step(current.version, 0, Event.CREATED) if inside else None
+    if inside:
+        return Step(current.version, 0, Event.CREATED)
+    if held is None or Event.DELETED not in subscription.sent:
+        return None
+    return Step(current.version, held, Event.DELETED, renewed=True)
+
+
+def renew(steps: Sequence[Step], earlier: Mapping[int, Earlier]) -> list[Step]:
+    """One document's steps to one subscription, in order, with those marked that need a new id.
+
+    A receiver drops what comes under an id that it has taken. That is well while nothing changes what it has; but
+    behind a step that it may take, the same id would leave it with an older version. And an id never says both that
+    the document is there and that it is gone. `earlier`: by version, this replay's own aside.
+    """
+    renewed, moved = [], False
+    for step in steps:
+        before = earlier.get(step.version)
+        if before is not None:
+            turned = before.deletes is not (step.event is Event.DELETED)
+            step = replace(step, renewed=turned or (moved and before.taken is not False))
+        moved = moved or step.renewed or before is None or not before.taken
+        renewed.append(step)
+    return renewed
 
 
 def refuse_empty(filters: Filters) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from hub.documents import Version
-from hub.operate.replay import DocumentReplay, Filters, plan_backfill
+from hub.documents import Event, Version
+from hub.operate.replay import DocumentReplay, Filters, Step, plan_backfill, renew
 from hub.store.pieces import Pieces
 from hub.store.replays import PAST, Cursor, Replay, Replays, Send
 from hub.subscriptions import Subscription
@@ -23,6 +23,7 @@ class Plan:
     documents: int = 0
     versions: int = 0  # of documents: one that goes to two subscriptions counts once
     deliveries: Counter[str] = field(default_factory=Counter)  # by subscription
+    deleted: int = 0  # deliveries that delete
     undecided: int = 0  # those that are parked at once, because `where` or `when` fails on them
 
     @property
@@ -33,7 +34,18 @@ class Plan:
         self.documents += len({send.key for send in sends})
         self.versions += len({(send.key, send.step.version) for send in sends})
         self.deliveries.update(send.subscription for send in sends)
+        self.deleted += sum(1 for send in sends if send.step.event is Event.DELETED)
         self.undecided += sum(1 for send in sends if send.step.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The steps of one document to one subscription, in order."""
+
+    key: str
+    newest: int  # the document's newest version
+    subscription: str
+    steps: Sequence[Step]
 
 
 class Replayer:
@@ -74,7 +86,7 @@ class Replayer:
             at: Cursor | None = cursor if entity == cursor.entity else Cursor()
             while at is not None:
                 if kind == "backfill":
-                    sends, after = self._backfill_page(entity, subscriptions, at, documents())
+                    sends, after = self._backfill_page(entity, subscriptions, at, documents(), replay_id)
                 else:
                     sends, after = self._replay_page(entity, subscriptions, filters, at, documents(), replay_id)
                 if sends:
@@ -102,14 +114,15 @@ class Replayer:
         limit: int,
         replay_id: int,
     ) -> tuple[list[Send], Cursor | None]:
-        sends: list[Send] = []
+        planned: list[Planned] = []
         keys: list[str] = []
         for key, versions in self._replays.chosen(entity, filters, cursor, limit, replay_id):
             keys.append(key)
             plans = [(one.name, self._document(one, entity, key, filters, replay_id)) for one in subscriptions]
             newest = _feed(plans, versions)
-            sends += [Send(entity, key, name, step, newest) for name, plan in plans for step in plan.steps()]
-        return _past(sends, cursor), _next(entity, keys, limit)
+            held = self._held_of(key, entity, subscriptions) if filters.failed else {}
+            planned += [Planned(key, newest, name, plan.steps(held.get(name))) for name, plan in plans]
+        return self._sends(entity, planned, cursor, replay_id), _next(entity, keys, limit)
 
     def _document(
         self, subscription: Subscription, entity: str, key: str, filters: Filters, replay_id: int
@@ -117,19 +130,34 @@ class Replayer:
         if not filters.failed:
             return DocumentReplay(subscription, filters.choose)
         failed = self._replays.failed(subscription.name, entity, key, replay_id)
-        return DocumentReplay(subscription, lambda version: version.version in failed and filters.choose(version))
+        return DocumentReplay(subscription, lambda one: one.version in failed and filters.choose(one), failed)
+
+    def _held_of(self, key: str, entity: str, subscriptions: Sequence[Subscription]) -> dict[str, int | None]:
+        return {one.name: self._replays.held(one.name, entity, [key]).get(key) for one in subscriptions}
 
     def _backfill_page(
-        self, entity: str, subscriptions: Sequence[Subscription], cursor: Cursor, limit: int
+        self, entity: str, subscriptions: Sequence[Subscription], cursor: Cursor, limit: int, replay_id: int
     ) -> tuple[list[Send], Cursor | None]:
-        found = self._replays.current(entity, cursor, limit)
-        sends = [
-            Send(entity, version.key, one.name, step, version.version)
-            for version in found
-            for one in subscriptions
-            if (step := plan_backfill(one, version)) is not None
+        found = self._replays.newest(entity, cursor, limit)
+        keys = [version.key for version in found]
+        planned: list[Planned] = []
+        for one in subscriptions:
+            held = self._replays.held(one.name, entity, keys)
+            steps = ((version, plan_backfill(one, version, held.get(version.key))) for version in found)
+            planned += [Planned(version.key, version.version, one.name, [step]) for version, step in steps if step]
+        planned.sort(key=lambda one: (one.key, one.subscription))
+        return self._sends(entity, planned, cursor, replay_id), _next(entity, keys, limit)
+
+    def _sends(self, entity: str, planned: Sequence[Planned], cursor: Cursor, replay_id: int) -> list[Send]:
+        """Without those of the cursor's own document that have been written."""
+        earlier = self._replays.earlier(entity, [one.key for one in planned if one.steps], replay_id)
+        done = (cursor.subscription, cursor.version)
+        return [
+            Send(entity, one.key, one.subscription, step, one.newest)
+            for one in planned
+            for step in renew(one.steps, earlier.get((one.subscription, one.key), {}))
+            if one.key != cursor.key or (one.subscription, step.version) > done
         ]
-        return _past(sends, cursor), _next(entity, [version.key for version in found], limit)
 
 
 def _feed(plans: Sequence[tuple[str, DocumentReplay]], versions: Iterator[Version]) -> int:
@@ -140,12 +168,6 @@ def _feed(plans: Sequence[tuple[str, DocumentReplay]], versions: Iterator[Versio
         for _, plan in plans:
             plan.add(version)
     return newest
-
-
-def _past(sends: Sequence[Send], cursor: Cursor) -> list[Send]:
-    """Without those of the cursor's own document that have been written."""
-    done = (cursor.subscription, cursor.version)
-    return [send for send in sends if send.key != cursor.key or (send.subscription, send.step.version) > done]
 
 
 def _next(entity: str, keys: Sequence[str], limit: int) -> Cursor | None:

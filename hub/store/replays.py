@@ -4,6 +4,7 @@ A piece is one store transaction: its deliveries and the cursor past them. So a 
 goes on where it was, with no delivery twice in the queue and none missing.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -12,10 +13,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from hub.delivery import State
-from hub.documents import Cause, Version
+from hub.delivery import OutcomeKind, State
+from hub.documents import Cause, Event, Version
 from hub.errors import FaultError, InputError
-from hub.operate.replay import Filters, Step
+from hub.operate.replay import Earlier, Filters, Step
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.forwards import hold_forwards
@@ -26,6 +27,12 @@ from hub.store.streams import hold_captures
 from hub.store.tables import CAUSES, EVENTS
 
 document, delivery, attempt, replay = tables.document, tables.delivery, tables.attempt, tables.replay
+ledger = tables.ledger
+_DELETED = EVENTS.index(Event.DELETED)
+# Whether the receiver has what was attempted: no, may be, yes.
+_TAKEN = (False, None, True)
+_YES = (int(OutcomeKind.DELIVERED), int(OutcomeKind.RESCHEDULE))
+_MAY_BE = (int(OutcomeKind.RETRY), int(OutcomeKind.HELD))
 STREAMED = 100  # versions in memory at one time
 PAST = "\uffff"  # in place of a subscription: past all of a document's
 
@@ -142,14 +149,13 @@ class Replays:
             for key, group in groupby(rows, key=lambda row: row.key):
                 yield key, (version_of(row, entity) for row in group)
 
-    def current(self, entity: str, cursor: Cursor, limit: int) -> list[Version]:
-        """The documents that exist now, at and past the cursor, by key."""
+    def newest(self, entity: str, cursor: Cursor, limit: int) -> list[Version]:
+        """Each document's newest version, of those that are gone too, at and past the cursor, by key."""
         query = (
             sa.select(document)
             .where(
                 document.c.entity_id == self._entity_id(entity),
                 document.c.version == newest_number(document.c.entity_id, document.c.key),
-                document.c.body.is_not(None),
                 _from(cursor, entity),
             )
             .order_by(document.c.key)
@@ -157,6 +163,37 @@ class Replays:
         )
         with self.store.read() as connection:
             return [version_of(row, entity) for row in connection.execute(query)]
+
+    def held(self, subscription: str, entity: str, keys: Sequence[str]) -> dict[str, int]:
+        """By key the version that the receiver has: accepted, or attempted, or on its way to it.
+
+        Of what is not kept any more the next one that is; 0 when there is none.
+        """
+        entity_id, id = self._entity_id(entity), self.store.find_name("subscription", subscription) or 0
+
+        def mine(table: sa.Table) -> list[sa.ColumnElement[bool]]:
+            return [table.c.entity_id == entity_id, table.c.subscription_id == id, table.c.key.in_(keys)]
+
+        # In one statement: a delivery may be settled between two.
+        accepted = sa.select(ledger.c.key, ledger.c.version).where(*mine(ledger), ledger.c.content != b"")
+        waiting = sa.select(delivery.c.key, delivery.c.version).where(*mine(delivery), delivery.c.event != _DELETED)
+        each = accepted.union_all(waiting).subquery()
+        held = sa.select(each.c.key, sa.func.max(each.c.version).label("version")).group_by(each.c.key).subquery()
+        at_least = sa.case((document.c.version >= held.c.version, document.c.version))
+        kept = sa.func.coalesce(sa.func.min(at_least), sa.func.max(document.c.version), 0)
+        of_it = sa.and_(document.c.entity_id == entity_id, document.c.key == held.c.key, document.c.body.is_not(None))
+        query = sa.select(held.c.key, kept).outerjoin_from(held, document, of_it).group_by(held.c.key)
+        with self.store.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def earlier(self, entity: str, keys: Sequence[str], replay_id: int) -> dict[tuple[str, str], dict[int, Earlier]]:
+        """By subscription and key, then version: what was sent last of it, this replay's own aside."""
+        found: dict[tuple[str, str], dict[int, Earlier]] = defaultdict(dict)
+        with self.store.read() as connection:
+            for row in connection.execute(_sent_last(self._entity_id(entity), keys, replay_id)):
+                known = found[self.store.name(row.subscription_id), row.key]
+                known[row.version] = Earlier(row.event == _DELETED, _TAKEN[row.taken])
+        return found
 
     def failed(self, subscription: str, entity: str, key: str, replay_id: int) -> set[int]:
         """The versions of a document that are parked, or were until this replay queued them."""
@@ -213,6 +250,29 @@ class Replays:
 
     def _subscriptions(self, filters: Filters) -> list[int]:
         return [self.store.find_name("subscription", name) or 0 for name in filters.subscriptions]
+
+
+def _sent_last(entity_id: int, keys: Sequence[str], replay_id: int) -> sa.Select[Any]:
+    """Attempts and what waits, each version's oldest turn first; before those what the ledger has: attempts are
+    kept for a while only.
+    """
+    place = ("subscription_id", "key", "version", "turn", "event")
+
+    def of(table: sa.Table) -> list[sa.ColumnElement[bool]]:
+        return [table.c.entity_id == entity_id, table.c.key.in_(keys)]
+
+    def others(table: sa.Table) -> sa.ColumnElement[bool]:
+        return table.c.replay_id.is_distinct_from(replay_id)
+
+    taken = sa.case((attempt.c.outcome.in_(_YES), 2), (attempt.c.outcome.in_(_MAY_BE), 1), else_=0)
+    attempts = sa.select(*(attempt.c[name] for name in place), sa.func.max(taken).label("taken"))
+    attempts = attempts.where(*of(attempt), others(attempt)).group_by(*(attempt.c[name] for name in place))
+    on_its_way = sa.case((delivery.c.state == int(State.PENDING), 1), else_=0)
+    waiting = sa.select(*(delivery.c[name] for name in place), on_its_way).where(*of(delivery), others(delivery))
+    columns = (ledger.c.subscription_id, ledger.c.key, ledger.c.version, sa.literal(-1), ledger.c.event)
+    held = sa.select(*columns, sa.literal(2)).where(*of(ledger))
+    every = attempts.union_all(waiting, held).subquery()
+    return sa.select(every).order_by(every.c.turn, every.c.taken)
 
 
 def known_turns(connection: sa.Connection, entity_id: int, keys: Sequence[str]) -> dict[tuple[int, str, int], int]:
@@ -287,7 +347,7 @@ def _row(
     begun: Replay,
 ) -> dict[str, Any]:
     turn = turns.get((subscription_id, send.key, send.step.version), 0)
-    if begun.filters.new_ids:
+    if begun.filters.new_ids or send.step.renewed:
         turn = max(turn + 1, begun.id)  # of two replays the later one's number is higher: never the same id again
     return {
         "subscription_id": subscription_id,

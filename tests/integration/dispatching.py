@@ -183,21 +183,25 @@ class Bench:
         limits = replace(destination.limits, network=LOCALHOST)
         return lambda: kind.open(settings, limits)
 
-    def run(self, script: Callable[[Dispatcher], Awaitable[None]] | None = None, **arguments: Any) -> None:
-        """Run the role while the script runs, then until all is settled."""
-        asyncio.run(self._run(script, arguments))
+    def run(
+        self, script: Callable[[Dispatcher], Awaitable[None]] | None = None, *, then: str = "finish", **arguments: Any
+    ) -> None:
+        """Run the role while the script runs, `then` until all is settled; with "stop" no longer."""
+        asyncio.run(self._run(script, then, arguments))
 
-    async def _run(self, script: Callable[[Dispatcher], Awaitable[None]] | None, arguments: dict[str, Any]) -> None:
+    async def _run(
+        self, script: Callable[[Dispatcher], Awaitable[None]] | None, then: str, arguments: dict[str, Any]
+    ) -> None:
         dispatcher = self.dispatcher(**arguments)
-        finish = asyncio.Event()
-        role = asyncio.ensure_future(dispatcher.run(finish=finish))
+        ending = asyncio.Event()
+        role = asyncio.ensure_future(dispatcher.run(**{then: ending}))
         if script is not None:
             acting = asyncio.ensure_future(script(dispatcher))
             await asyncio.wait([acting, role], return_when=asyncio.FIRST_COMPLETED)
             if not acting.done():
                 role.result()
             await acting
-        finish.set()
+        ending.set()
         await asyncio.wait_for(role, 60)
 
     def rows(self, table: sa.Table = tables.delivery) -> list[Any]:

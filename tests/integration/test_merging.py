@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,14 @@ from hub.capture.versions import Heads, Published, Versions
 from hub.changes import Commit
 from hub.delivery import Message, Outcome, OutcomeKind, State
 from hub.dispatch.dispatcher import Dispatcher
+from hub.operate.replay import Filters
+from hub.operate.replayer import Replayer
 from hub.project import Destination, Limits
 from hub.store import tables
 from hub.store.database import Store
 from hub.store.deliveries import set_subscription_state
 from hub.store.images import StoredImages, write_documents
+from hub.store.replays import Replays
 from hub.subscriptions import Subscription
 from tests.integration.dispatching import SHAPE, Bench, MovableClock, reached
 
@@ -26,7 +30,10 @@ pytestmark = pytest.mark.integration
 
 
 class Crm:
-    """A receiver in memory. `down`: nobody is let in, for this reason. `gate`: it answers once that is set."""
+    """A receiver in memory that drops what comes under an id that it has taken.
+
+    `down`: nobody is let in, for this reason. `gate`: it answers once that is set.
+    """
 
     batch = 50
 
@@ -38,6 +45,7 @@ class Crm:
         self.calls = 0
         self.received: list[tuple[str, int, str]] = []  # key, version, event
         self.sets: dict[str, dict[str, Any]] = {}  # by subscription what a receiver has that does as it is told
+        self._ids: set[str] = set()
 
     async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         self.calls += 1
@@ -48,10 +56,13 @@ class Crm:
         for message in messages:
             self._take(message)
         if self.lost:
-            return [Outcome(self.fault, "reset")] * len(messages)
+            return [Outcome(OutcomeKind.RETRY, "reset")] * len(messages)
         return [Outcome(OutcomeKind.DELIVERED)] * len(messages)
 
     def _take(self, message: Message) -> None:
+        if message.id in self._ids:
+            return
+        self._ids.add(message.id)
         self.received.append((message.key, message.version, message.event))
         mine, data = self.sets.setdefault(message.subscription, {}), msgspec.json.decode(message.content)["data"]
         if message.event == "deleted":
@@ -71,7 +82,7 @@ class MergingBench(Bench):
         self.clock = MovableClock()
         self.documents: dict[str, dict[str, Any]] = {}  # the source
         self._heads = Heads()
-        self._transaction = 0
+        self.transactions = 0
 
     def _opener(self, destination: Destination) -> Callable[[], Any]:
         return lambda: self.crm
@@ -92,12 +103,25 @@ class MergingBench(Bench):
         with self.store.write() as connection:
             versions = Versions(published, StoredImages(connection), self._heads, self.clock.now())
             for key, document in changes:
-                self._transaction += 1
+                self.transactions += 1
                 self.documents.pop(key, None) if document is None else self.documents.update({key: document})
-                versions.make("order", key, document, Commit(self._transaction, self._transaction, self.clock.now()))
+                versions.make("order", key, document, Commit(self.transactions, self.transactions, self.clock.now()))
             write_documents(connection, versions.documents, versions.deliveries)
             versions.written()
             self.store.ring("dispatch", connection)
+
+    def alter(self, subscription: str, *, match: Any, policy: dict[str, Any]) -> None:
+        """As an integrator changes the YAML; the next run goes by it."""
+        before = self.configs[subscription]
+        delivery = replace(before.delivery, **policy)
+        self.configs[subscription] = replace(before, match=match, delivery=delivery)
+
+    def replay(self, filters: Filters, kind: str = "replay") -> None:
+        subscriptions = {name: Subscription.compile(config, SHAPE) for name, config in self.configs.items()}
+        replays = Replays(self.store)
+        worker = Replayer(replays, subscriptions)
+        begun = replays.begin(kind, filters, worker.plan(kind, filters).total)
+        worker.run(begun, None, lambda _: None)
 
     def set_state(self, subscription: str, state: str) -> None:
         with self.store.write() as connection:
@@ -287,40 +311,76 @@ def test_an_hour_of_outage(bench: MergingBench, fault: str) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_each_receiver_ends_with_its_set(bench: MergingBench, seed: int) -> None:
-    """Moves in and out, deletes, outages, pauses, restarts and a changed policy, by chance: the sets are the same.
+    """Moves in and out, deletes, outages, refusals, pauses, restarts, replays, changed policies and filters, by chance.
 
-    Each subscriber's set is kept from its deliveries alone.
+    Each subscriber's set is kept from its deliveries alone. In the end it has what the source has, once what was
+    refused is replayed.
     """
     chance = random.Random(seed)
-    match, retry = {"n": [{">=": 5}]}, (1.0,) * 1000
-    bench.crm.fault = OutcomeKind.RETRY  # one that fails alone would be parked as its own fault
+    retry = (1.0,) * 1000
     bench.subscribe("all", {"url": "http://a.test"}, retry=retry, mode="latest")
-    bench.subscribe("some", {"url": "http://b.test"}, match=match, retry=retry, mode="latest", delay=2.0)
-    bench.subscribe("each", {"url": "http://c.test"}, match=match, retry=retry)
-    bench.subscribe("calm", {"url": "http://d.test"}, match=match, retry=retry, delay=4.0)
-    bench.subscribe("once", {"url": "http://e.test"}, match=match, retry=retry, mode="latest", skip_unchanged=True)
+    bench.subscribe("some", {"url": "http://b.test"}, match=at_least(5), retry=retry, mode="latest", delay=2.0)
+    bench.subscribe("each", {"url": "http://c.test"}, match=at_least(5), retry=retry)
+    bench.subscribe("calm", {"url": "http://d.test"}, match=at_least(5), retry=retry, delay=4.0)
+    bench.subscribe(
+        "once", {"url": "http://e.test"}, match=at_least(5), retry=retry, mode="latest", skip_unchanged=True
+    )
+    least = dict.fromkeys(bench.configs, 5) | {"all": 0}
 
     async def script(_: Dispatcher) -> None:
-        for _ in range(30):
+        for _ in range(20):
             changes = [
-                (str(chance.randrange(12)), chance.choice([None, {"n": chance.randrange(10)}])) for _ in range(9)
+                (str(chance.randrange(12)), chance.choice([None, {"n": chance.randrange(10)}])) for _ in range(6)
             ]
             await asyncio.to_thread(bench.write, changes)
+            # One that fails alone with HELD would be parked as its own fault; REFUSED parks it.
+            bench.crm.fault = chance.choice([OutcomeKind.RETRY, OutcomeKind.RETRY, OutcomeKind.REFUSED])
             bench.crm.down = chance.choice(["", "", "503"])
             bench.crm.lost = chance.random() < 0.2
             state = chance.choice(["active", "active", "paused"])
             await asyncio.to_thread(bench.set_state, chance.choice(list(bench.configs)), state)
+            if chance.random() < 0.2:
+                await asyncio.to_thread(bench.replay, chosen_by(chance, bench))
             bench.clock.advance(chance.choice([0.0, 0.5, 3.0, 9.0]))
             await asyncio.sleep(0.02)
+
+    async def recover(_: Dispatcher) -> None:
         bench.crm.down, bench.crm.lost = "", False
         for name in bench.configs:
             await asyncio.to_thread(bench.set_state, name, "active")
         await bench.settle()
+        await asyncio.to_thread(bench.replay, Filters(failed=True))
+        await bench.settle()
 
-    for _ in range(3):
-        bench.run(script, clock=bench.clock)
+    for _ in range(4):
+        bench.run(script, then="stop", clock=bench.clock)
+        for name in chance.sample(["some", "each", "calm", "once"], 3):
+            least[name] = chance.randrange(2, 9)
+            policy = chance.choice([{"mode": "latest"}, {"mode": "every"}, {"delay": 3.0}, {"delay": 0.0}])
+            bench.alter(name, match=at_least(least[name]), policy=policy)
+            bench.replay(Filters(subscriptions=(name,)), kind="backfill")
+    bench.run(recover, clock=bench.clock)
 
-    chosen = {key: document for key, document in bench.documents.items() if document["n"] >= 5}
-    expected = {"all": bench.documents, "some": chosen, "each": chosen, "calm": chosen, "once": chosen}
-    assert bench.rows() == []
+    expected = {
+        name: {key: document for key, document in bench.documents.items() if document["n"] >= at_least}
+        for name, at_least in least.items()
+    }
+    assert [row for row in bench.rows() if row.state != State.SUPERSEDED] == []
     assert {name: bench.crm.sets.get(name, {}) for name in expected} == expected
+
+
+def at_least(n: int) -> Any:
+    return {"n": [{">=": n}]}
+
+
+def chosen_by(chance: random.Random, bench: MergingBench) -> Filters:
+    """A replay as an operator may ask for it."""
+    first = chance.randrange(1, bench.transactions)
+    filters = [
+        Filters(keys=(str(chance.randrange(12)),), entity="order"),
+        Filters(subscriptions=(chance.choice(list(bench.configs)),), from_lsn=first, to_lsn=first + 40),
+        Filters(from_lsn=first, to_lsn=first + 3),
+        Filters(failed=True),
+        Filters(entity="order", from_lsn=first, new_ids=True),
+    ]
+    return chance.choice(filters)

@@ -197,6 +197,60 @@ def test_a_backfill_queues_the_current_documents_of_the_set(store: Store, rows: 
     assert [tuple(row) for row in found] == [(0, 4)]
 
 
+def test_a_backfill_deletes_what_the_receiver_may_have_outside_the_set(store: Store, rows: Any) -> None:
+    """What it accepted, what an attempt may have left there and what waits; not what it has deleted or never had."""
+    for key in "abcde":
+        rows.versions("order", key, {"status": "in"}, {"status": "in"}, {"status": "out"})
+    rows.versions("order", "f", {"status": "in"}, None)
+    rows.holding("crm", "order", "a", 1)
+    rows.holding("crm", "order", "b", 3, content=b"", event=2)
+    rows.holding("crm", "order", "c", 0, content=b"\0")
+    rows.delivery("crm", "order", "d", 2)
+    rows.holding("crm", "order", "f", 1)
+    rows.holding("mail", "order", "e", 1)
+    worker = _replayer(store, _subscription("crm", match={"status": ["in"]}))
+    filters = Filters(subscriptions=("crm",))
+
+    plan = worker.plan("backfill", filters)
+    begun = _run(store, worker, filters, "backfill")
+
+    assert (plan.deleted, begun.written) == (4, 4)
+    deleted = [("a", 3, 1), ("c", 3, 1), ("d", 3, 2), ("f", 2, 1)]
+    expected = [("crm", key, version, before, begun.id) for key, version, before in deleted]
+    assert _queue(store) == [("crm", "d", 2, 1, 0), *expected]
+
+
+def test_a_backfill_shows_no_version_that_is_not_kept(store: Store, rows: Any) -> None:
+    """In the place of what the receiver has the next one that is."""
+    rows.versions("order", "a", {"status": "in"}, {"status": "out"}, first=7)
+    rows.holding("crm", "order", "a", 3)
+    worker = _replayer(store, _subscription("crm", match={"status": ["in"]}))
+
+    _run(store, worker, Filters(subscriptions=("crm",)), "backfill")
+
+    assert [(version, before) for _, _, version, before, _ in _queue(store)] == [(8, 7)]
+
+
+def test_a_version_that_was_accepted_gets_a_new_id_behind_one_that_was_not(store: Store, rows: Any) -> None:
+    """Also when the replay was cut off between the two, and the first has been delivered meanwhile."""
+    rows.versions("order", "1", {"status": "a"}, {"status": "b"}, {"status": "c"})
+    rows.attempt("crm", "order", "1", 1)
+    rows.attempt("crm", "order", "1", 2, outcome=3)
+    rows.attempt("crm", "order", "1", 3)
+    worker = _replayer(store, _subscription("crm"))
+    begun = _begin(store, worker, BOTH)
+    first = next(worker.pages("replay", begun.filters, begun.cursor, begun.id, lambda: 100))[:2]
+    Replays(store).write(begun, begun.cursor, first, Pieces())
+    with store.write() as connection:
+        connection.execute(tables.delivery.delete())
+    rows.attempt("crm", "order", "1", 2, number=2, replay_id=begun.id)
+
+    worker.run(Replays(store).unfinished(), None, lambda written: None)
+
+    assert [step.step.version for step in first] == [1, 2]
+    assert _queue(store) == [("crm", "1", 3, 2, begun.id)]
+
+
 def test_a_template_that_fails_parks_its_delivery(store: Store, rows: Any) -> None:
     """Nothing is left out in silence: the plan counts it, the queue names the reason."""
     rows.versions("order", "1", {"status": "a"})

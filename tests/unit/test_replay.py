@@ -5,7 +5,7 @@ import pytest
 from hub.catalogue import Kind
 from hub.documents import Cause, Event, Field, Shape, Version, encode
 from hub.errors import InputError
-from hub.operate.replay import DocumentReplay, Filters, Step, plan_backfill, refuse_empty
+from hub.operate.replay import DocumentReplay, Earlier, Filters, Step, plan_backfill, refuse_empty, renew
 from hub.project import DeliveryPolicy, SubscriptionConfig
 from hub.subscriptions import Subscription
 
@@ -115,11 +115,48 @@ def test_on_keeps_out_what_is_not_asked_for() -> None:
 
 
 def test_a_backfill_creates_what_is_in_the_set() -> None:
-    """And passes over what is outside or deleted."""
+    """And passes over what is outside or deleted, when the receiver has nothing of it."""
     paid = _subscription(match={"status": ["paid"]})
     new, now_paid, gone = _versions("new", "paid", None)
 
-    assert [None, Step(2, 0, C), None] == [plan_backfill(paid, version) for version in (new, now_paid, gone)]
+    assert [None, Step(2, 0, C), None] == [plan_backfill(paid, version, None) for version in (new, now_paid, gone)]
+
+
+def test_a_backfill_deletes_what_the_receiver_has_and_is_outside() -> None:
+    """With a new id, for its own may have said that it is there; not where no `deleted` is wanted."""
+    paid = _subscription(match={"status": ["paid"]})
+    new, now_paid, gone = _versions("new", "paid", None)
+    keeps = _subscription(match={"status": ["paid"]}, on=("created",))
+
+    steps = [plan_backfill(paid, version, 1) for version in (new, now_paid, gone)]
+    assert steps == [Step(1, 1, D, renewed=True), Step(2, 0, C), Step(3, 1, D, renewed=True)]
+    assert plan_backfill(keeps, new, 1) is None
+
+
+_TAKEN, _OPEN, _REFUSED = Earlier(False, True), Earlier(False, None), Earlier(False, False)
+_DELETED = Earlier(True, True)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "renewed"),
+    [
+        ({}, []),
+        ({1: _TAKEN, 2: _TAKEN, 3: _DELETED}, []),  # it has taken all of them: all are dropped
+        ({1: _REFUSED, 2: _TAKEN, 3: _DELETED}, [2, 3]),  # it may take 1, and must not end with it
+        ({1: _REFUSED, 2: _REFUSED, 3: _DELETED}, [3]),
+        ({1: _OPEN, 2: _OPEN, 3: _DELETED}, [2, 3]),
+        ({2: _REFUSED}, []),
+        ({1: _TAKEN, 2: _TAKEN, 3: _REFUSED}, [3]),  # it was an update: with another filter it is a delete
+        ({1: _DELETED, 2: _TAKEN, 3: _DELETED}, [1, 2, 3]),
+    ],
+)
+def test_a_step_gets_a_new_id_where_its_own_would_be_dropped_wrongly(
+    earlier: dict[int, Earlier], renewed: list[int]
+) -> None:
+    """Else it keeps it: a receiver that has it drops it."""
+    steps = [Step(1, 0, C), Step(2, 1, U), Step(3, 2, D)]
+
+    assert [step.version for step in renew(steps, earlier) if step.renewed] == renewed
 
 
 @pytest.mark.parametrize(
