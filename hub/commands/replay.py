@@ -98,12 +98,21 @@ def backfill(
     rate: float | None,
     as_json: bool,
 ) -> None:
-    """Deliver the documents that are in a subscription's set now, as created.
+    """Deliver the documents that are in a subscription's set now, as created, and delete those that its receiver
+    has, or may have, and that are outside: after a change of `match` or `where` both sides have the same.
 
     \b
     Example: hub backfill crm-orders --rate 50/s
     """
+    from hub.store.definitions import differs
+
     known(subscription, option.project.subscriptions, "subscription")
+    if differs(option.store, option.project, subscription):
+        click.echo(
+            f"The hub last ran without {subscription} as it is now. Where it runs, restart it first: until then it "
+            "goes by what it was started with.",
+            err=True,
+        )
     filters = Filters(subscriptions=(subscription,), new_ids=new_ids)
     again = Again("backfill", filters, rate, side_effects=side_effects)
     _carry_out(option, again, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -222,6 +231,8 @@ def _plan_text(kind: str, plan: Plan) -> str:
         return "Nothing fits: there is nothing to send."
     lines = [f"{kind}: {plan.versions} versions of {plan.documents} documents, {plan.total} deliveries"]
     lines += [f"  {name}: {count}" for name, count in sorted(plan.deliveries.items())]
+    if kind == "backfill" and plan.deleted:
+        lines.append(f"  {plan.deleted} of them delete what the receiver has, or may have, and is outside the set.")
     if plan.undecided:
         lines.append(f"  {plan.undecided} of them are parked at once: their subscription's `where` or `when` fails.")
     return "\n".join(lines)
@@ -234,6 +245,7 @@ def _plan_json(kind: str, plan: Plan) -> dict[str, Any]:
         "versions": plan.versions,
         "deliveries": plan.total,
         "subscriptions": dict(sorted(plan.deliveries.items())),
+        "deleted": plan.deleted,
         "undecided": plan.undecided,
     }
 

@@ -1,18 +1,15 @@
 """`hub run`: every role under supervision, or one role by itself."""
 
 import asyncio
-import hashlib
 import logging
 import os
 import signal
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from hub.commands.context import ProjectOption, pass_project
 from hub.errors import InputError, OutsideError
@@ -116,8 +113,7 @@ def _supervise(option: ProjectOption, until_idle: bool) -> None:
     lock = hold(store, "run")
     build_dispatcher(project, store)  # its problems are the project's: better now than in a child
     _require_sources(project, store)
-    for sentence in _changes(project, store):
-        click.echo(sentence, err=True)
+    _say_changes(project, store)
     base = ["--project", str(option.directory), "run", "--supervised", *(["--until-idle"] if until_idle else [])]
     children = [
         Child(f"capture {name}", [*base, "--role", "capture", "--stream", name]) for name in stream_names(project)
@@ -192,20 +188,12 @@ def _prune(store: "Store", project: "Project") -> None:
         log.warning("retention was not applied", extra={"reason": str(error)})
 
 
-def _changes(project: "Project", store: "Store") -> list[str]:
-    """What is not as it was at the last start, a sentence each; the new definitions are kept."""
+def _say_changes(project: "Project", store: "Store") -> None:
+    """What is not as it was at the last start."""
     from hub.store.definitions import remember
 
-    current = {}
-    for name, subscription in project.subscriptions.items():
-        plain = asdict(subscription)
-        plain.pop("place")
-        plain.pop("places")
-        destination = repr(sorted(project.destinations[subscription.to].settings.items()))
-        limits = repr(project.destinations[subscription.to].limits)
-        plain["destination"] = hashlib.sha256((destination + limits).encode()).hexdigest()  # it may hold secrets
-        current[name] = msgspec.json.encode(plain).decode()
-    return remember(store, current)
+    for sentence in remember(store, project):
+        click.echo(sentence, err=True)
 
 
 def _capture(project: "Project", stream: str, until_idle: bool, shared: bool) -> None:
@@ -263,6 +251,8 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
     lock = hold(store, "dispatch") if store.is_sqlite else None
     while True:
         try:
+            if not supervised:
+                _say_changes(project, store)
             _deliver(project, store, finish=until_idle and not supervised)
             break
         except (OutsideError, DBAPIError, psycopg.OperationalError) as error:

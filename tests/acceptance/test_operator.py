@@ -14,8 +14,10 @@ from click.testing import CliRunner
 
 from hub.catalogue import Catalogue, Column, Kind, Table
 from hub.commands import main
+from hub.project.files import load
 from hub.store import tables
 from hub.store.database import Store, now
+from hub.store.definitions import remember
 from hub.store.migrate import upgrade
 
 SECOND = 1_000_000
@@ -273,6 +275,29 @@ def test_a_backfill_queues_the_set(hub: Hub, store: Store) -> None:
     hub("backfill", "all", "--yes")
 
     assert _queued(store) == [3]
+
+
+def test_a_backfill_deletes_what_a_changed_set_leaves_out(hub: Hub, store: Store, tmp_path: Path) -> None:
+    """Its plan says so, and that the hub has not run with the set yet; its next start says what to do."""
+    remember(store, load(tmp_path, {}))
+    assert "last ran" not in hub("backfill", "all", ends_with=1)
+    (tmp_path / "subscriptions/all.yaml").write_text(
+        "subscription: all\nentity: order\nto: out\nmatch: {status: [paid]}\n"
+    )
+
+    plan = hub("backfill", "all", ends_with=1)
+    said = remember(store, load(tmp_path, {}))
+    again = remember(store, load(tmp_path, {}))
+    done = json.loads(hub("backfill", "all", "--yes", "--json"))
+
+    assert "1 of them delete what the receiver has, or may have" in plan
+    assert "The hub last ran without all as it is now." in plan
+    assert (len(said), again) == (1, [])
+    assert "`hub backfill all`" in said[0]
+    assert (done["deliveries"], done["deleted"]) == (1, 1)
+    with store.read() as connection:
+        (row,) = connection.execute(sa.select(tables.delivery)).all()
+    assert (row.version, row.before_version, row.event, row.state) == (3, 3, 2, 0)
 
 
 def _queued(store: Store) -> list[int]:
