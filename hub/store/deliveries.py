@@ -139,10 +139,14 @@ class Deliveries:
             f"UPDATE delivery SET state = {mark}, attempts = {mark}, due_at = {mark}, reason = {mark}"
             f" WHERE seq = {mark} AND state <> {int(State.RELEASED)}"
         )
-        self._supersede = (
-            f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE state <> 0 AND state = {int(State.PARKED)}"
+        older = (
+            f"state <> 0 AND state = {int(State.PARKED)}"
             f" AND entity_id = {mark} AND key = {mark} AND version < {mark} AND subscription_id = {mark}"
         )
+        if not store.is_sqlite:
+            # One that is being replayed or given up at this moment goes without us: nobody waits for anybody.
+            older = f"seq = ANY(ARRAY(SELECT seq FROM delivery WHERE {older} FOR UPDATE SKIP LOCKED))"
+        self._supersede = f"UPDATE delivery SET state = {int(State.SUPERSEDED)} WHERE {older}"
         self._merge = (
             f"UPDATE delivery SET event = {mark}, cause = {mark}, before_version = {mark}, attempts = {mark},"
             f" due_at = {mark}, created_at = {mark}, reason = {mark} WHERE seq = {mark}"

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from hub.capture.capture import Capture
 from hub.changes import Commit, RowChange, SnapshotCompleted, SnapshotRows, TakenOver, Transaction
 from hub.commands.context import outside
-from hub.delivery import State
+from hub.delivery import Delivery, State
 from hub.entities import compile_entity
 from hub.errors import OutsideError
 from hub.locks import hold
@@ -22,6 +22,7 @@ from hub.operate.replayer import Replayer
 from hub.project import EntityConfig, Retention, SubscriptionConfig
 from hub.store import streams, tables
 from hub.store.database import UNTRIED, Store, now
+from hub.store.deliveries import Changes, Deliveries
 from hub.store.images import Statements, append
 from hub.store.migrate import upgrade
 from hub.store.operators import Choice, Operators
@@ -244,6 +245,27 @@ def test_a_replay_locks_deliveries_in_the_order_of_the_queue(open_store: Open) -
         connection.exec_driver_sql("SELECT 1 FROM delivery WHERE seq = %s FOR UPDATE NOWAIT", (last,))
         connection.commit()
     assert written.result().written == 2
+
+
+def test_what_is_superseded_is_not_waited_for(open_store: Open) -> None:
+    """Dispatch holds the accepted delivery by then, for which a replay of the parked one may wait in its turn."""
+    store = open_store()
+    rows = Rows(store)
+    for version, state in ((1, State.PARKED), (2, State.PARKED), (3, State.PENDING)):
+        rows.delivery("tags", "tag", "a", version, state=int(state))
+    changes = Changes()
+    accepted = Delivery(3, store.name_id("subscription", "tags"), store.name_id("entity", "tag"), "a", 3, 0, 1, 0, 0, 0)
+    changes.settled.append(accepted.seq)
+    changes.accepted.append(accepted)
+
+    with open_store().write() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM delivery WHERE version = 1 FOR UPDATE")
+        with ThreadPoolExecutor() as pool:
+            pool.submit(Deliveries(store).write, changes).result(timeout=20)
+
+    with store.read() as connection:
+        states = connection.execute(sa.select(tables.delivery.c.version, tables.delivery.c.state)).all()
+    assert sorted(map(tuple, states)) == [(1, int(State.PARKED)), (2, int(State.SUPERSEDED))]
 
 
 def test_processes_that_start_together_agree(open_store: Open) -> None:
