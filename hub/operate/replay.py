@@ -16,7 +16,7 @@ A backfill makes one step of each document, by what is so now:
     no           no                         nothing
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -77,14 +77,13 @@ class DocumentReplay:
     They begin with the one before the first chosen, where it is kept, and go on to the newest.
     """
 
-    def __init__(
-        self, subscription: Subscription, chosen: Callable[[Version], bool], parked: Collection[int] = ()
-    ) -> None:
-        """`parked`: versions to which something is owed even if the filter of today says nothing of them."""
+    def __init__(self, subscription: Subscription, chosen: Callable[[Version], bool], *, failed: bool = False) -> None:
+        """`failed`: those that are chosen are parked, and so not settled if the filter of today says nothing of one."""
         self._subscription = subscription
         self._chosen = chosen
-        self._parked = parked
-        self._owing = False
+        self._failed = failed
+        self._whole = 0  # the last version that had a document
+        self._unsettled = self._shown = 0  # the last such one, and `_whole` at it
         self._steps: list[Step] = []
         self._closing: Step | None = None  # the last that was sent after the last chosen one
         self._newest: Version | None = None
@@ -92,8 +91,11 @@ class DocumentReplay:
     def add(self, version: Version) -> None:
         step = _step(version, plan_version(self._subscription, self._newest, version))
         self._newest = version
+        if version.body is not None:
+            self._whole = version.version
         if step is None:
-            self._owing = self._owing or version.version in self._parked
+            if self._failed and self._chosen(version):
+                self._unsettled, self._shown = version.version, self._whole
             return
         if self._chosen(version):
             self._steps.append(step)
@@ -101,14 +103,14 @@ class DocumentReplay:
         else:
             self._closing = step
 
-    def steps(self, held: int | None = None) -> list[Step]:
-        """Oldest first; [] when nothing that was chosen was for this subscription. `held`: as of `plan_backfill`."""
+    def steps(self) -> list[Step]:
+        """Oldest first; [] when nothing that was chosen was for this subscription."""
         steps = list(self._steps)
-        if self._owing and not steps and self._newest is not None:
-            step = plan_backfill(self._subscription, self._newest, held)
-            return [step] if step else []
         if steps and self._closing is not None and self._newest is not None:
             steps.append(_newest_in_set(self._subscription, self._newest, self._closing))
+        if self._newest is not None and self._unsettled > (steps[-1].version if steps else 0):
+            last = plan_backfill(self._subscription, self._newest, self._shown)
+            steps += [last] if last else []
         return steps[-1:] if self._subscription.config.delivery.mode == "latest" else steps
 
 

@@ -120,8 +120,7 @@ class Replayer:
             keys.append(key)
             plans = [(one.name, self._document(one, entity, key, filters, replay_id)) for one in subscriptions]
             newest = _feed(plans, versions)
-            held = self._held_of(key, entity, subscriptions) if filters.failed else {}
-            planned += [Planned(key, newest, name, plan.steps(held.get(name))) for name, plan in plans]
+            planned += [Planned(key, newest, name, plan.steps()) for name, plan in plans]
         return self._sends(entity, planned, cursor, replay_id), _next(entity, keys, limit)
 
     def _document(
@@ -130,10 +129,7 @@ class Replayer:
         if not filters.failed:
             return DocumentReplay(subscription, filters.choose)
         failed = self._replays.failed(subscription.name, entity, key, replay_id)
-        return DocumentReplay(subscription, lambda one: one.version in failed and filters.choose(one), failed)
-
-    def _held_of(self, key: str, entity: str, subscriptions: Sequence[Subscription]) -> dict[str, int | None]:
-        return {one.name: self._replays.held(one.name, entity, [key]).get(key) for one in subscriptions}
+        return DocumentReplay(subscription, lambda one: one.version in failed and filters.choose(one), failed=True)
 
     def _backfill_page(
         self, entity: str, subscriptions: Sequence[Subscription], cursor: Cursor, limit: int, replay_id: int

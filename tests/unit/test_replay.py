@@ -133,6 +133,28 @@ def test_a_backfill_deletes_what_the_receiver_has_and_is_outside() -> None:
     assert plan_backfill(keeps, new, 1) is None
 
 
+@pytest.mark.parametrize(
+    ("statuses", "parked", "steps"),
+    [
+        (("paid", "new"), [1], [Step(1, 0, C), Step(2, 1, D)]),  # as it was planned
+        (("new", "paid", "new"), [1], [Step(3, 1, D, renewed=True)]),  # of a filter that let it in
+        (("new", "open"), [1, 2], [Step(2, 2, D, renewed=True)]),
+        (("new", None), [2], [Step(2, 1, D, renewed=True)]),
+        (("paid", "new", "open"), [1, 3], [Step(1, 0, C), Step(2, 1, D), Step(3, 3, D, renewed=True)]),
+        (("new", "paid"), [1], [Step(2, 0, C)]),
+    ],
+)
+def test_what_is_parked_by_an_earlier_filter_is_not_left_behind(
+    statuses: tuple[str, ...], parked: list[int], steps: list[Step]
+) -> None:
+    """The document is sent as by a backfill, unless what is sent anyhow comes after it."""
+    plan = DocumentReplay(_subscription(match={"status": ["paid"]}), lambda one: one.version in parked, failed=True)
+    for version in _versions(*statuses):
+        plan.add(version)
+
+    assert plan.steps() == steps
+
+
 _TAKEN, _OPEN, _REFUSED = Earlier(False, True), Earlier(False, None), Earlier(False, False)
 _DELETED = Earlier(True, True)
 
