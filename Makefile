@@ -7,7 +7,7 @@ ARGS ?=
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed bench-destinations oracle large moves chaos signals clean
+.PHONY: help setup demo test lint services stack stack-jars stack-down bench-capture bench-store bench-distributed bench-destinations oracle large sets moves chaos signals clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z.-]+):.*## (.*)/  \1\t\2/' | expand -t 21
@@ -63,6 +63,9 @@ oracle: setup services ## the long run of the oracle: random schemas and transac
 
 large: setup services ## large commits at full size: a hot parent of 100,000 documents, a transaction of 500,000 rows
 	HUB_LARGE=1 $(BIN)/python -m pytest tests/integration/test_large_commits.py -s
+
+sets: setup services ## each receiver ends with its subscription's set: 100 seeds on either store (HUB_SETS takes another number)
+	HUB_SETS=$${HUB_SETS:-100} $(BIN)/python -m pytest tests/integration/test_merging.py -k its_set -n 2
 
 moves: setup services ## entities move between streams, on either store, and while a worker has the old project
 	HUB_MOVES=1 $(BIN)/python -m pytest tests/fault/test_moves.py tests/acceptance/test_streams.py

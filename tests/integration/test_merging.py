@@ -1,6 +1,7 @@
 """`mode: latest` and `delay` on a real store: what waits is merged there, and what arrives is the newest."""
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from hub.subscriptions import Subscription
 from tests.integration.dispatching import SHAPE, Bench, MovableClock, reached
 
 pytestmark = pytest.mark.integration
+
+SEEDS = int(os.environ.get("HUB_SETS", "2"))
 
 
 class Crm:
@@ -309,7 +312,7 @@ def test_an_hour_of_outage(bench: MergingBench, fault: str) -> None:
     assert len(bench.crm.received) == 5000
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_each_receiver_ends_with_its_set(bench: MergingBench, seed: int) -> None:
     """Moves in and out, deletes, outages, refusals, pauses, restarts, replays, changed policies and filters, by chance.
 
