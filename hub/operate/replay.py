@@ -109,7 +109,8 @@ class DocumentReplay:
         if steps and self._closing is not None and self._newest is not None:
             steps.append(_newest_in_set(self._subscription, self._newest, self._closing))
         if self._newest is not None and self._unsettled > (steps[-1].version if steps else 0):
-            last = plan_backfill(self._subscription, self._newest, self._shown)
+            last = plan_backfill(self._subscription, self._newest)
+            last = last or plan_leave(self._subscription, self._newest, self._shown)
             steps += [last] if last else []
         return steps[-1:] if self._subscription.config.delivery.mode == "latest" else steps
 
@@ -165,14 +166,19 @@ def _selects(subscription: Subscription, body: bytes) -> bool:
         return False
 
 
-def plan_backfill(subscription: Subscription, current: Version, held: int | None) -> Step | None:
-    """`held`: the version that the receiver has, as far as is known; None: it has none."""
+def plan_backfill(subscription: Subscription, current: Version) -> Step | None:
+    """The current document as a new one; None when it is outside the set."""
+    if current.body is None:
+        return None
     try:
-        inside = current.body is not None and (subscription.everything or subscription.selects(decode(current.body)))
+        inside = subscription.everything or subscription.selects(decode(current.body))
     except TemplateFailure as failure:
         return Step(current.version, 0, Event.CREATED, f"where: {failure}")
-    if inside:
-        return Step(current.version, 0, Event.CREATED)
+    return Step(current.version, 0, Event.CREATED) if inside else None
+
+
+def plan_leave(subscription: Subscription, current: Version, held: int | None) -> Step | None:
+    """The `deleted` of a document outside the set. `held`: the version that the receiver may have, if it has one."""
     if held is None or Event.DELETED not in subscription.sent:
         return None
     return Step(current.version, held, Event.DELETED, renewed=True)

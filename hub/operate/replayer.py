@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from hub.documents import Event, Version
-from hub.operate.replay import DocumentReplay, Filters, Step, plan_backfill, renew
+from hub.operate.replay import DocumentReplay, Filters, Step, plan_backfill, plan_leave, renew
 from hub.store.pieces import Pieces
 from hub.store.replays import PAST, Cursor, Replay, Replays, Send
 from hub.subscriptions import Subscription
@@ -135,14 +135,15 @@ class Replayer:
         self, entity: str, subscriptions: Sequence[Subscription], cursor: Cursor, limit: int, replay_id: int
     ) -> tuple[list[Send], Cursor | None]:
         found = self._replays.newest(entity, cursor, limit)
-        keys = [version.key for version in found]
         planned: list[Planned] = []
         for one in subscriptions:
-            held = self._replays.held(one.name, entity, keys)
-            steps = ((version, plan_backfill(one, version, held.get(version.key))) for version in found)
-            planned += [Planned(version.key, version.version, one.name, [step]) for version, step in steps if step]
+            steps = {version.key: plan_backfill(one, version) for version in found}
+            held = self._replays.held(one.name, entity, [key for key, step in steps.items() if step is None])
+            for version in found:
+                step = steps[version.key] or plan_leave(one, version, held.get(version.key))
+                planned += [Planned(version.key, version.version, one.name, [step])] if step else []
         planned.sort(key=lambda one: (one.key, one.subscription))
-        return self._sends(entity, planned, cursor, replay_id), _next(entity, keys, limit)
+        return self._sends(entity, planned, cursor, replay_id), _next(entity, [version.key for version in found], limit)
 
     def _sends(self, entity: str, planned: Sequence[Planned], cursor: Cursor, replay_id: int) -> list[Send]:
         """Without those of the cursor's own document that have been written."""

@@ -169,6 +169,8 @@ class Replays:
 
         Of what is not kept any more the next one that is; 0 when there is none.
         """
+        if not keys:
+            return {}
         entity_id, id = self._entity_id(entity), self.store.find_name("subscription", subscription) or 0
 
         def mine(table: sa.Table) -> list[sa.ColumnElement[bool]]:

@@ -5,7 +5,7 @@ import pytest
 from hub.catalogue import Kind
 from hub.documents import Cause, Event, Field, Shape, Version, encode
 from hub.errors import InputError
-from hub.operate.replay import DocumentReplay, Earlier, Filters, Step, plan_backfill, refuse_empty, renew
+from hub.operate.replay import DocumentReplay, Earlier, Filters, Step, plan_backfill, plan_leave, refuse_empty, renew
 from hub.project import DeliveryPolicy, SubscriptionConfig
 from hub.subscriptions import Subscription
 
@@ -115,22 +115,23 @@ def test_on_keeps_out_what_is_not_asked_for() -> None:
 
 
 def test_a_backfill_creates_what_is_in_the_set() -> None:
-    """And passes over what is outside or deleted, when the receiver has nothing of it."""
+    """And passes over what is outside or deleted."""
     paid = _subscription(match={"status": ["paid"]})
     new, now_paid, gone = _versions("new", "paid", None)
 
-    assert [None, Step(2, 0, C), None] == [plan_backfill(paid, version, None) for version in (new, now_paid, gone)]
+    assert [None, Step(2, 0, C), None] == [plan_backfill(paid, version) for version in (new, now_paid, gone)]
 
 
 def test_a_backfill_deletes_what_the_receiver_has_and_is_outside() -> None:
     """With a new id, for its own may have said that it is there; not where no `deleted` is wanted."""
     paid = _subscription(match={"status": ["paid"]})
-    new, now_paid, gone = _versions("new", "paid", None)
+    new, _, gone = _versions("new", "paid", None)
     keeps = _subscription(match={"status": ["paid"]}, on=("created",))
 
-    steps = [plan_backfill(paid, version, 1) for version in (new, now_paid, gone)]
-    assert steps == [Step(1, 1, D, renewed=True), Step(2, 0, C), Step(3, 1, D, renewed=True)]
-    assert plan_backfill(keeps, new, 1) is None
+    steps = [plan_leave(paid, version, 1) for version in (new, gone)]
+    assert steps == [Step(1, 1, D, renewed=True), Step(3, 1, D, renewed=True)]
+    assert plan_leave(paid, new, None) is None
+    assert plan_leave(keeps, new, 1) is None
 
 
 @pytest.mark.parametrize(
