@@ -11,7 +11,7 @@ from hub.dispatch.lanes import Lane, LaneKey
 from hub.dispatch.results import Results
 from hub.dispatch.routes import Route
 from hub.dispatch.threads import Threads
-from hub.store.deliveries import PAGE, Deliveries
+from hub.store.deliveries import PAGE, Deliveries, Mergeable
 
 
 class Merger:
@@ -27,8 +27,10 @@ class Merger:
             keys = {(one.entity_id, one.key) for one in pending if one.slice in worker.slices}
             lanes = [queue.lanes[key] for key in keys if key in queue.lanes]
             fixed = {lane.head.seq for lane in lanes if lane.items and not worker.recall(lane)} | self._results.writing
-            merge = self._deliveries.merge, route.id, keys, route.policy, fixed, queue.may_have_begun
-            merged = await self._threads.write(*merge)
+            documents = Mergeable(route.id, keys, route.policy, fixed, queue.may_have_begun)
+            merged = await self._threads.read(self._deliveries.would_merge, documents)
+            if merged.gone:
+                merged = await self._threads.write(self._deliveries.merge, documents, merged)
             for seq in merged.gone:
                 queue.begun.discard(seq)
                 worker.health.forget(seq)
