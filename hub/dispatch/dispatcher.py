@@ -1,8 +1,8 @@
 """The dispatch role: pending deliveries become attempts, attempts become outcomes, outcomes are written together.
 
-    ring ─► look (store) ─► queues, a lane for each document ─► workers, one for each destination ─► connector
+    ring ─► look (store) ─► routes, a lane for each document ─► workers, one for each destination ─► connector
               ▲                                                          │ outcome
-              └── what stays in the store until there is room      follow() ─► Changes ─► one store transaction
+              └── what stays in the store until there is room      follow() ─► Steps ─► Results ─► one store transaction
 
 What is on its way lives in memory: after a crash all that is not settled is pending again, and what was accepted but
 not yet written is sent once more with the same id. On SQLite one process dispatches. On Postgres any number do: each
@@ -16,87 +16,52 @@ import math
 import os
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from sqlalchemy.exc import DBAPIError
 
 from hub.capture.versions import Published
-from hub.changes import lsn_text
 from hub.clock import Alarms, Clock, SystemClock
 from hub.connector import Connector
-from hub.delivery import Attempt, Delivery, Forwarded, Held, Message, Origin, Outcome, OutcomeKind, Receiver, State
+from hub.delivery import Attempt, Delivery, Held, Message, Outcome, OutcomeKind, Receiver, State
 from hub.dispatch.answers import admit
-from hub.dispatch.health import WELL, DestinationState, Health
-from hub.dispatch.lanes import LANE, WINDOW, Lane, LaneKey, Queue
+from hub.dispatch.expiry import Expiry
+from hub.dispatch.health import WELL, Health
+from hub.dispatch.judge import Judge
+from hub.dispatch.lanes import LANE, Lane, Queue
 from hub.dispatch.lease import Lease
-from hub.dispatch.merging import due_at, merges
-from hub.dispatch.outcomes import SECOND, Following, Step, expires_at, follow, names_none
+from hub.dispatch.merger import Merger
+from hub.dispatch.messages import Messages
+from hub.dispatch.outcomes import SECOND, follow, names_none
 from hub.dispatch.results import Results
+from hub.dispatch.routes import Route
 from hub.dispatch.slices import Slice
-from hub.dispatch.unchanged import content_of, is_unchanged
+from hub.dispatch.steps import Steps
+from hub.dispatch.threads import Threads
 from hub.dispatch.workers import Worker
 from hub.documents import Shape
 from hub.doorbell import heard
 from hub.entities import Entity
 from hub.errors import OutsideError
-from hub.project import DeliveryPolicy, Project
+from hub.project import Project
 from hub.store.database import Store
-from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Runs, Share
+from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Look, Mark, Runs, Share
 from hub.store.forwards import Forwards
 from hub.store.rescheduled import Rescheduled
 from hub.store.workers import Evicted, Membership
-from hub.subscriptions import Subscription, delivery_id
-from hub.subscriptions.bodies import BodyInputs, render_body
-from hub.subscriptions.templates import TemplateFailure
+from hub.subscriptions import Subscription
 
 log = logging.getLogger("hub.dispatch.dispatcher")
 
 RELEASED = 500  # that an operator released, in memory at one look
 PATIENCE = 60 * SECOND  # a retry due later than this is not waited for by `--until-idle`
 HELD_PATIENCE = 10 * SECOND  # nor is a destination that has been held for longer
-EXPIRY_GAP = 60 * SECOND  # between two searches for what is too old: each reads a subscription's backlog
 UNRUNG = 15 * SECOND  # between two looks that nobody rang for
 NICENESS = 10  # of a worker with a lease: it gets a tenth beside one that is not nice
 GRACE = 10.0  # seconds that attempts on their way get at the end
 PROBE_MARGIN = 5 * SECOND  # after a probe's time-out, another worker may try
-
-T = TypeVar("T")
-
-
-class Route:
-    """One subscription at run time: its queue, and the worker that it goes to."""
-
-    def __init__(self, id: int, subscription: Subscription, worker: Worker) -> None:
-        self.id = id
-        self.subscription = subscription
-        self.policy: DeliveryPolicy = subscription.config.delivery
-        self.worker = worker
-        self.queue = Queue(self.policy.batch_size, round(self.policy.batch_wait * SECOND))
-        self.standing = ""  # paused or disabled: nothing of it begins
-        self.anew = False  # its backlog is to be read from the start
-        self.parks = False  # it has parked deliveries, which an accepted one may supersede
-        self.merges = merges(self.policy)
-        self.swept: int | None = 0 if self.merges else None  # up to this seq its backlog is merged; None: all of it
-        self.unmerged: set[LaneKey] = set()  # what was on its way comes back, and others wait behind it
-        self.inherits = True  # others may have begun what is in the queue
-
-    @property
-    def name(self) -> str:
-        return self.subscription.name
-
-    @property
-    def entity(self) -> str:
-        return self.subscription.config.entity
-
-    @property
-    def holds(self) -> bool:
-        return self.policy.on_park == "hold"
 
 
 class Dispatcher:
@@ -116,34 +81,37 @@ class Dispatcher:
         `connectors`: by destination name, how it is opened; called once the event loop runs.
         """
         self._store = store
-        destinations = {name: project.destinations[name].limits.concurrency for name in connectors}
-        membership = None if store.is_sqlite else Membership(store, destinations)
-        self._lease = Lease(store, membership, self) if membership else None
-        self._deliveries = Deliveries(store, membership)
         self._project = project
         self._subscriptions = subscriptions
         self._connectors = connectors
         self._clock: Clock = clock or SystemClock()
         self._jitter = jitter
-        self._alarms = Alarms(self._clock)
-        self._routes: dict[int, Route] = {}
+        destinations = {name: project.destinations[name].limits.concurrency for name in connectors}
+        membership = None if store.is_sqlite else Membership(store, destinations)
+        # What is on its way, and how far the store was read
         self._workers: dict[str, Worker] = {}
+        self._routes: dict[int, Route] = {}  # by subscription id
         self._by_queue: dict[Queue, Route] = {}
-        self._identity = ""
         self._mark: Mark = 0
         self._runs: Runs = {}  # that the subscriptions are compiled by
         self._share: Share = {}  # that the reader goes by; what comes to it meanwhile is read in its next round
-        self._refills: deque[Lane] = deque()
         self._look_again = asyncio.Event()
-        self._results = Results(partial(self._write, self._deliveries.write), self._stop_all, self._wrote)
-        self._quiet = asyncio.Event()  # something ended: whether all is settled may be asked anew
-        self._broken: asyncio.Future[None] | None = None
-        self._reads = ThreadPoolExecutor(1, "store-read")
-        self._writes = ThreadPoolExecutor(1, "store-write")
-        self._expiries: set[asyncio.Task[None]] = set()
+        self._looked = False
         self._again = asyncio.Event()  # a rescheduled one may be due
         self._planning = True
-        self._looked = False
+        self._quiet = asyncio.Event()  # something ended: whether all is settled may be asked anew
+        self._broken: asyncio.Future[None] | None = None
+        # The parts
+        self._alarms = Alarms(self._clock)
+        self._lease = Lease(store, membership, self) if membership else None
+        self._deliveries = Deliveries(store, membership)
+        self._threads = Threads()
+        self._results = Results(partial(self._threads.write, self._deliveries.write), self._stop_all, self._wrote)
+        self._merger = Merger(self._deliveries, self._threads, self._results)
+        self._steps = Steps(self._results)
+        self._judge = Judge(self._by_queue, self._steps, self._results, self._clock, jitter)
+        self._expiry = Expiry(self._deliveries, self._threads, self._clock, self._alarms, self.broke)
+        self._messages: Messages  # once the store's identity is known
 
     # The role
 
@@ -157,7 +125,7 @@ class Dispatcher:
         if self._lease:
             os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), NICENESS))
             return
-        self._writes.submit(int).result()  # a thread is scheduled as the one that started it
+        self._threads.start_writing()
         with contextlib.suppress(OSError, AttributeError):  # forbidden, or no Linux: it has to do without
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
@@ -191,24 +159,26 @@ class Dispatcher:
             await self._close()
 
     async def _open(self) -> None:
-        self._identity = await self._write(self._store.identity)
-        parked = await self._read(self._deliveries.parked_subscriptions)
-        states = await self._read(self._deliveries.destinations)
+        identity = await self._threads.write(self._store.identity)
+        self._messages = Messages(identity, self._project, self._by_queue, self._steps)
+        parked = await self._threads.read(self._deliveries.parked_subscriptions)
+        states = await self._threads.read(self._deliveries.destinations)
         for name, open_connector in self._connectors.items():
             limits = self._project.destinations[name].limits
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
             if self._lease:
                 worker.take_share(frozenset())
             worker.health = Health.remembered(states.get(name, WELL))
-        self._runs = await self._read(self._deliveries.runs)
-        for name, subscription in (await self._read(self._subscriptions)).items():
-            id = await self._write(self._store.name_id, "subscription", name)
-            self._routes[id] = route = Route(id, subscription, self._workers[subscription.config.to])
-            self._by_queue[route.queue] = route
+        self._runs = await self._threads.read(self._deliveries.runs)
+        for name, subscription in (await self._threads.read(self._subscriptions)).items():
+            id = await self._threads.write(self._store.name_id, "subscription", name)
+            worker = self._workers[subscription.config.to]
+            route = Route(id, subscription, worker, self._clock, self._alarms, self._look_again.set)
+            self._routes[id] = self._by_queue[route.queue] = route
             route.parks = id in parked
-            self._expire_soon(route)
-        self._deliveries.forwards = Forwards(await self._write(self._derived))
-        self._mark = await self._read(self._deliveries.mark)
+            self._expiry.begin(route)
+        self._deliveries.forwards = Forwards(await self._threads.write(self._derived))
+        self._mark = await self._threads.read(self._deliveries.mark)
         self._look_now_and_then()
 
     def _derived(self) -> dict[str, Published]:
@@ -229,25 +199,17 @@ class Dispatcher:
             self._alarms.at(self._clock.now() + UNRUNG, self._look_now_and_then)
 
     async def _close(self) -> None:
-        for task in self._expiries:
-            task.cancel()
+        self._expiry.cancel()
         await asyncio.gather(*(worker.close(GRACE) for worker in self._workers.values()))
         for last in (self._results.flush, *([self._lease.close] if self._lease else [])):
             with contextlib.suppress(DBAPIError, TimeoutError, Evicted):
                 async with asyncio.timeout(GRACE):
                     await last()
-        self._reads.shutdown()
-        self._writes.shutdown()
+        self._threads.close()
 
     def broke(self, error: BaseException) -> None:
         if self._broken is not None and not self._broken.done():
             self._broken.set_exception(error)
-
-    async def _read(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._reads, call, *arguments)
-
-    async def _write(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._writes, call, *arguments)
 
     # This worker's share, where several dispatch
 
@@ -295,24 +257,10 @@ class Dispatcher:
             return True
         now = self._clock.now()
         until = now + round(worker.limits.timeout * SECOND) + PROBE_MARGIN
-        state = await self._write(self._deliveries.claim_probe, worker.name, now, until)
+        state = await self._threads.write(self._deliveries.claim_probe, worker.name, now, until)
         if state is not None:
-            self._hear(worker, state)
+            self._judge.hear(worker, state)
         return state is None
-
-    def _hear(self, worker: Worker, state: DestinationState) -> None:
-        """What another worker found out about a destination."""
-        health = worker.health
-        if state.held_since:
-            told = health.held
-            health.hold(state)
-            if not told:
-                self._tell(worker)
-        elif health.held:
-            self._park_blamed(worker, health.accept(0, self._clock.now()))
-            self._tell(worker)
-        else:
-            health.pause(state.probe_at, state.reason)
 
     # Idle
 
@@ -325,9 +273,8 @@ class Dispatcher:
         return (
             self._looked
             and not self._look_again.is_set()
-            and not self._refills
             and self._results.empty
-            and not self._expiries
+            and self._expiry.idle
             and not self._planning
             and not self._again.is_set()
             and not (self._lease and self._lease.changing)
@@ -371,7 +318,7 @@ class Dispatcher:
         if self._lease is None:
             return True
         share = {id: ALL ^ mine for id, mine in self._share.items() if not self._standing_still(self._routes[id])}
-        return not await self._read(self._deliveries.any_pending, share)
+        return not await self._threads.read(self._deliveries.any_pending, share)
 
     # Reading: what is pending comes into the queues, as far as there is room
 
@@ -382,17 +329,19 @@ class Dispatcher:
             self._looked = False
             await self._begin_round()
             began = time.monotonic()
-            look = await self._read(self._deliveries.look, self._mark, self._share, RELEASED)
+            look = await self._threads.read(self._deliveries.look, self._mark, self._share, RELEASED)
             self._mark = look.mark
             for name, worker in self._workers.items():
                 if self._lease and not (worker.probing or self._results.knows_better(name, began)):
-                    self._hear(worker, look.destinations.get(name, WELL))
+                    self._judge.hear(worker, look.destinations.get(name, WELL))
             await self._take(look)
-            while self._refills:
-                await self._refill(self._refills.popleft())
             for route in self._routes.values():
-                await self._merge_unmerged(route)
-                await self._sweep(route)
+                lanes, route.refills = route.refills, []
+                for lane in lanes:
+                    await self._refill(route, lane)
+            for route in self._routes.values():
+                await self._merger.merge_unmerged(route)
+                await self._merger.sweep(route, self._share[route.id])
                 await self._read_backlog(route)
             self._looked = True
             self._pump()
@@ -404,15 +353,15 @@ class Dispatcher:
         for route in anew:
             route.anew = False
             route.queue.cursor, route.queue.behind = 0, True
-            self._begin_sweep(route)
+            route.begin_sweep()
         inheriting = [route for route in self._routes.values() if route.inherits]
         if inheriting:
-            last = await self._read(self._deliveries.last)
+            last = await self._threads.read(self._deliveries.last)
             for route in inheriting:
                 route.inherits = False
                 route.queue.inherit(last)
         if anew:
-            parked = await self._read(self._deliveries.parked_subscriptions)
+            parked = await self._threads.read(self._deliveries.parked_subscriptions)
             for route in anew:
                 route.parks = route.parks or route.id in parked
 
@@ -433,11 +382,11 @@ class Dispatcher:
                 self._take_fresh(delivery)
         self._pump()  # what goes out as it is waits for no merge, nor for what others left in the store
         for id, deliveries in merging.items():
-            for delivery in await self._merge(self._routes[id], deliveries) if deliveries else ():
+            for delivery in await self._merger.merge(self._routes[id], deliveries) if deliveries else ():
                 self._take_fresh(delivery)
         if not look.whole:  # more has come than one look takes
             for route in self._routes.values():
-                self._begin_sweep(route)
+                route.begin_sweep()
                 route.queue.behind = True
                 route.anew = not self._store.is_sqlite
             self._look_again.set()
@@ -445,28 +394,23 @@ class Dispatcher:
     async def _stand_or_go(self, route: Route, standing: str) -> None:
         if standing != route.standing:
             route.standing = standing
-            self._stop_route(route)
+            route.rewind()
             if not standing:  # what ended meanwhile is to be read again: later versions would pass it
                 await self._results.stored()
         if route.holds and not standing:
             await self._sync_holds(route)
-
-    def _stop_route(self, route: Route) -> None:
-        """It stands still, or goes on: either way what is not on its way is read again, when its time comes."""
-        route.worker.drop(route.queue)
-        route.queue.rewind()
 
     async def _sync_holds(self, route: Route) -> None:
         """Parked deliveries hold their documents' later versions; those that were discarded hold no longer."""
         if not (route.parks or route.queue.standing):
             return
         parking = set(self._results.writing)  # the store may not say so yet
-        parked = await self._read(self._deliveries.parked_lanes, route.id, self._share[route.id])
+        parked = await self._threads.read(self._deliveries.parked_lanes, route.id, self._share[route.id])
         parking |= self._results.writing
         for key, lane in route.queue.held().items():
             if key not in parked and lane.parked not in parking:
                 route.queue.unhold(lane)
-                self._refills.append(lane)
+                route.refills.append(lane)
         for key, seq in parked.items():
             route.queue.hold_key(key, seq)
 
@@ -476,22 +420,13 @@ class Dispatcher:
             return
         sent = [one for one in known if one.forced or not one.outdated]
         outdated = [one.delivery.seq for one in known if one.outdated and not one.forced]
-        await self._write(self._deliveries.take_released, [one.delivery.seq for one in sent], outdated)
+        await self._threads.write(self._deliveries.take_released, [one.delivery.seq for one in sent], outdated)
         for one in sent:
             route = self._routes[one.delivery.subscription_id]
             if not route.standing:
-                self._send_now(route, one.delivery, one.forced)
+                route.send_now(one.delivery, one.forced)
         if outdated or len(look.released) == RELEASED:  # one that is superseded holds its document no longer
             self._look_again.set()
-
-    def _send_now(self, route: Route, delivery: Delivery, forced: bool) -> None:
-        route.queue.begun.add(delivery.seq)  # it is sent, whatever the receiver has
-        lane = route.queue.lanes.get((delivery.entity_id, delivery.key))
-        if lane is not None and lane.due and lane.head.seq == delivery.seq:
-            lane.items[0] = delivery
-            self._due(route, lane, lane.due)
-        else:
-            self._offer(route, route.queue.put_first(delivery, superseded_by_newer=not forced))
 
     def _take_fresh(self, delivery: Delivery) -> None:
         route = self._routes.get(delivery.subscription_id)
@@ -509,233 +444,58 @@ class Dispatcher:
 
     def _add(self, route: Route, delivery: Delivery) -> None:
         if delivery.seq not in self._results.writing and delivery.slice in route.worker.slices:
-            self._offer(route, route.queue.add(delivery))
-
-    def _offer(self, route: Route, lane: Lane | None) -> None:
-        """Send the lane's first as soon as it is due."""
-        if lane is None:
-            return
-        if self._stands(route, lane):
-            route.queue.forget(lane)
-        elif due_at(lane.head, route.policy) > self._clock.now():
-            self._wait_for(route, lane)
-        else:
-            lane.due = 0
-            route.worker.offer(lane)
-
-    @staticmethod
-    def _stands(route: Route, lane: Lane) -> bool:
-        """Nothing more of it goes out from here: its subscription stands still, or another worker has its slice."""
-        return bool(route.standing) or (bool(lane.items) and lane.head.slice not in route.worker.slices)
-
-    def _wait_for(self, route: Route, lane: Lane) -> None:
-        route.queue.stand(lane)
-        self._read_on(route.queue)
-        due = min(due_at(lane.head, route.policy), expires_at(lane.head.created_at, route.policy))
-        if lane.due != due:
-            lane.due = due
-            self._alarms.at(due, lambda: self._due(route, lane, due))
-
-    def _due(self, route: Route, lane: Lane, due: int) -> None:
-        if lane.due == due and route.queue.lanes.get(lane.key) is lane and not route.standing:
-            lane.due = 0
-            route.worker.offer(lane)
-            asyncio.get_running_loop().call_soon(route.worker.pump)  # with all that is due at the same moment
+            route.offer(route.queue.add(delivery))
 
     async def _read_backlog(self, route: Route) -> None:
         queue = route.queue
         while queue.behind and not route.standing and queue.room >= PAGE:
-            page = await self._read(self._deliveries.backlog, route.id, self._share[route.id], queue.cursor)
+            page = await self._threads.read(self._deliveries.backlog, route.id, self._share[route.id], queue.cursor)
             queue.cursor = page[-1].seq if page else queue.cursor
-            for delivery in await self._merge(route, page) if route.merges else page:
+            for delivery in await self._merger.merge(route, page) if route.merges else page:
                 self._add(route, delivery)
             queue.behind = len(page) == PAGE
             route.worker.pump()
 
-    async def _refill(self, lane: Lane) -> None:
-        route = self._by_queue[lane.queue]
+    async def _refill(self, route: Route, lane: Lane) -> None:
         if route.standing or lane.queue.lanes.get(lane.key) is not lane:
             return
         if not lane.queue.needs_refill(lane):
             if not (lane.items or lane.busy or lane.standing):  # it was unheld, and nothing was left behind it
                 lane.queue.forget(lane)
             return
-        page = await self._read(self._deliveries.lane, route.id, lane.key, lane.cut, LANE)
+        page = await self._threads.read(self._deliveries.lane, route.id, lane.key, lane.cut, LANE)
         unsent = [delivery for delivery in page if delivery.seq not in self._results.writing]
-        self._offer(route, lane.queue.refill(lane, unsent, more=len(page) == LANE))
-
-    # Merging: of what waits of a document the newest stays, for subscriptions that want it so
-
-    async def _merge(self, route: Route, pending: Sequence[Delivery]) -> list[Delivery]:
-        """Merge what waits of these deliveries' documents, in the store and in memory. What is left and in no lane."""
-        queue, worker = route.queue, route.worker
-        async with worker.merging:
-            keys = {(one.entity_id, one.key) for one in pending if one.slice in worker.slices}
-            lanes = [queue.lanes[key] for key in keys if key in queue.lanes]
-            fixed = {lane.head.seq for lane in lanes if lane.items and not worker.recall(lane)} | self._results.writing
-            merge = self._deliveries.merge, route.id, keys, route.policy, fixed, queue.may_have_begun
-            merged = await self._write(*merge)
-            for seq in merged.gone:
-                queue.begun.discard(seq)
-                worker.health.forget(seq)
-            queue.begun.update(one.delivery.seq for one in merged.changed if one.begun)
-            waiting: dict[LaneKey, list[Delivery]] = {key: [] for key in keys}
-            for one in merged.waiting:
-                waiting[one.delivery.entity_id, one.delivery.key].append(one.delivery)
-            for key in keys & queue.lanes.keys():
-                self._take_merged(route, queue.lanes[key], waiting.pop(key), fixed)
-        self._read_on(queue)
-        return [one for deliveries in waiting.values() for one in deliveries]
-
-    def _take_merged(self, route: Route, lane: Lane, waiting: Sequence[Delivery], fixed: Set[int]) -> None:
-        if lane.queue.merged(lane, waiting, fixed) or (lane.due and lane.items):
-            self._offer(route, lane)
-        if lane.items and not lane.flying and lane.head.seq in self._results.writing:
-            self._merge_behind(route, lane)
-
-    def _merge_behind(self, route: Route, lane: Lane) -> None:
-        """It was tried, and others may wait behind it: merge them once the store knows how it went."""
-        if route.merges and (len(lane.items) > 1 or lane.cut):
-            route.unmerged.add(lane.key)
-            self._look_again.set()
-
-    async def _merge_unmerged(self, route: Route) -> None:
-        lanes = [route.queue.lanes[key] for key in route.unmerged if key in route.queue.lanes]
-        heads = [lane.head for lane in lanes if lane.items and lane.head.seq not in self._results.writing]
-        route.unmerged = {lane.key for lane in lanes if lane.items and lane.head.seq in self._results.writing}
-        if heads:
-            await self._merge(route, heads)
-
-    def _begin_sweep(self, route: Route) -> None:
-        if route.merges and route.swept is None:
-            route.swept = 0
-
-    async def _sweep(self, route: Route) -> None:
-        """Merge a page of the backlog, read or not: so the store's queue is bounded while nothing goes out."""
-        if route.swept is None:
-            return
-        page = await self._read(self._deliveries.backlog, route.id, self._share[route.id], route.swept)
-        await self._merge(route, page)
-        route.swept = page[-1].seq if len(page) == PAGE else None
-        if route.swept is not None:
-            self._look_again.set()
+        route.offer(lane.queue.refill(lane, unsent, more=len(page) == LANE))
 
     # Bodies
 
     async def messages(self, lanes: Sequence[Lane]) -> list[tuple[Lane, Message]]:
         async with self._by_queue[lanes[0].queue].worker.merging:
-            runs, loaded = await self._read(self._deliveries.load, [lane.head.seq for lane in lanes if lane.items])
+            runs, loaded = await self._threads.read(
+                self._deliveries.load, [lane.head.seq for lane in lanes if lane.items]
+            )
             if runs != self._runs:
                 await self._compile_anew(runs)
-            held = await self._held([lane for lane in lanes if self._by_queue[lane.queue].policy.skip_unchanged])
-            found = [(lane, self._prepare(lane, loaded, held)) for lane in lanes]
-            return [(lane, message) for lane, message in found if message is not None]
+            return self._messages.of(lanes, loaded, await self._held(lanes), self._clock.now())
 
     async def _held(self, lanes: Sequence[Lane]) -> Mapping[Receiver, Held | None]:
-        """What the receivers have of the lanes' documents; what the store does not know yet is known here."""
-        if not lanes:
+        """What receivers have whose subscription skips what is unchanged; what the store does not know yet is here."""
+        routes = self._by_queue
+        receivers = {routes[lane.queue].receiver(lane) for lane in lanes if routes[lane.queue].policy.skip_unchanged}
+        if not receivers:
             return {}
-        receivers = {self._receiver(lane) for lane in lanes}
         unwritten = {one: self._results.ledger[one] for one in receivers & self._results.ledger.keys()}
-        return {**await self._read(self._deliveries.held, receivers - unwritten.keys()), **unwritten}
-
-    def _receiver(self, lane: Lane) -> Receiver:
-        return (*lane.key, self._by_queue[lane.queue].id)
-
-    def _prepare(
-        self, lane: Lane, loaded: Mapping[int, Loaded], held: Mapping[Receiver, Held | None]
-    ) -> Message | None:
-        route = self._by_queue[lane.queue]
-        if lane.queue.lanes.get(lane.key) is not lane or self._stands(route, lane):
-            return None
-        if route.merges and due_at(lane.head, route.policy) > self._clock.now():  # its quiet time began anew
-            self._wait_for(route, lane)
-            return None
-        message = self._message(route, lane, loaded.get(lane.head.seq))
-        has = held.get(self._receiver(lane))
-        if message is None or has is None or not self._has_already(route, lane, has):
-            return message
-        self._skip(route, lane, has)
-        return None
-
-    @staticmethod
-    def _has_already(route: Route, lane: Lane, held: Held) -> bool:
-        return is_unchanged(lane.head, lane.content, held, begun=route.queue.may_have_begun(lane.head.seq))
-
-    def _skip(self, route: Route, lane: Lane, held: Held) -> None:
-        """As if it had been accepted: the receiver has what this version would bring."""
-        delivery, now = lane.head, self._clock.now()
-        said = f"Not sent: it says the same as version {held.version}, which the receiver has."
-        self._results.attempt(
-            Attempt(delivery, delivery.attempts + 1, now, 0, OutcomeKind.UNCHANGED, said),
-            msgspec.structs.replace(held, version=delivery.version),
-        )
-        self._settle(route, lane, Following(Step.SETTLE, delivery.attempts))
+        return {**await self._threads.read(self._deliveries.held, receivers - unwritten.keys()), **unwritten}
 
     async def _compile_anew(self, runs: Runs) -> None:
         """A stream has begun, or begun anew: `changed` goes by the columns that its entities have by now.
 
         All workers have to render alike, whenever they started: an id has one body.
         """
-        subscriptions = await self._read(self._subscriptions)
+        subscriptions = await self._threads.read(self._subscriptions)
         for route in self._routes.values():
             route.subscription = subscriptions[route.name]
         self._runs = runs
-
-    def _message(self, route: Route, lane: Lane, loaded: Loaded | None) -> Message | None:
-        delivery = lane.head
-        if loaded is None:  # discarded, or parked as too old
-            self._gone(route, lane)
-        elif expires_at(delivery.created_at, route.policy) <= self._clock.now():
-            self._park(route, lane, delivery.attempts, _expired(route))
-        elif not loaded.found:
-            self._park(route, lane, delivery.attempts, f"The journal no longer has version {delivery.version}.")
-        else:
-            lane.origin = Origin(loaded.lsn, loaded.transaction, loaded.hops)
-            try:
-                return self._render(route, lane, loaded)
-            except TemplateFailure as failure:
-                self._park(route, lane, delivery.attempts, f"body: {failure}")
-        return None
-
-    def _gone(self, route: Route, lane: Lane) -> None:
-        if route.holds:
-            route.queue.hold(lane)
-            self._look_again.set()  # which tells whether a parked one holds it
-        else:
-            self._advance(route, lane)
-
-    def _render(self, route: Route, lane: Lane, loaded: Loaded) -> Message:
-        config, delivery = route.subscription.config, lane.head
-        id = delivery_id(self._identity, config.name, config.entity, delivery.key, delivery.version, delivery.turn)
-        inputs = BodyInputs(
-            hub=self._project.name,
-            source=self._project.entities[config.entity].source,
-            delivery_id=id,
-            entity=config.entity,
-            key=delivery.key,
-            version=delivery.version,
-            event=loaded.event,
-            cause=loaded.cause,
-            lsn=lsn_text(loaded.lsn),
-            transaction=loaded.transaction,
-            committed_at=loaded.committed_at,
-            document=loaded.document,
-            before=loaded.before,
-        )
-        body = render_body(route.subscription, inputs)
-        lane.content = content_of(config.to, loaded.event, body)
-        return Message(
-            id=id,
-            subscription=config.name,
-            entity=config.entity,
-            key=delivery.key,
-            version=delivery.version,
-            event=loaded.event.value,
-            content=body.content,
-            content_type=body.content_type,
-            attempt=delivery.attempts + 1,
-        )
 
     # Outcomes
 
@@ -745,15 +505,17 @@ class Dispatcher:
         for lane, outcome in outcomes:
             destination = self._project.destinations[worker.name]
             outcome = admit(outcome, destination, self._project.entities, lane.origin.hops)
-            delivery, policy = lane.head, self._by_queue[lane.queue].policy
-            following = follow(outcome, delivery.attempts, policy, now, jitter, alone)
+            delivery, route = lane.head, self._by_queue[lane.queue]
+            following = follow(outcome, delivery.attempts, route.policy, now, jitter, alone)
             accepted = outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RESCHEDULE)
             self._results.attempt(
                 Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail),
                 Held(delivery.version, delivery.event, lane.content, outcome.receiver_id, now) if accepted else None,
             )
-            self._take_step(worker, lane, following)
-            self._judge(worker, lane, delivery, outcome, started_at, probe)
+            self._steps.take(route, lane, following)
+            if following.pause:
+                self._judge.pause(worker, following)
+            self._judge.judge(worker, delivery, outcome, started_at, probe)
 
     def _part(self, worker: Worker, outcomes: Sequence[tuple[Lane, Outcome]]) -> list[Lane]:
         """Those of a batch that share a fate which names none of them: each half of them goes on by itself."""
@@ -764,149 +526,6 @@ class Dispatcher:
             told = {"destination": worker.name, "documents": len(lanes), "reason": suspects[0][1]}
             log.info("batch divided", extra=told)
         return lanes
-
-    def _take_step(self, worker: Worker, lane: Lane, following: Following) -> None:
-        lane.flying = False
-        self._STEPS[following.step](self, self._by_queue[lane.queue], lane, following)
-        if following.pause:
-            self._pause(worker, following)
-
-    def _settle(self, route: Route, lane: Lane, following: Following) -> None:
-        self._results.settle(lane.head, supersedes=route.parks, forwarded=_forwarded(lane, following))
-        self._accepted(route, lane)
-
-    def _reschedule(self, route: Route, lane: Lane, following: Following) -> None:
-        forwarded = _forwarded(lane, following)
-        self._results.reschedule(
-            lane.head, following.due_at, following.reason, supersedes=route.parks, forwarded=forwarded
-        )
-        self._accepted(route, lane)
-
-    def _drop(self, route: Route, lane: Lane, following: Following) -> None:
-        self._results.settle(lane.head, supersedes=False)
-        self._advance(route, lane)
-
-    def _accepted(self, route: Route, lane: Lane) -> None:
-        """Released ones of older versions would make the receiver older than it is."""
-        delivery = lane.head
-        while len(lane.items) > 1 and lane.items[1].seq in lane.released and lane.items[1].version < delivery.version:
-            self._results.update(lane.items[1], State.SUPERSEDED, lane.items[1].attempts, 0, "")
-            lane.released.discard(lane.items[1].seq)
-            del lane.items[1]
-            lane.queue.size -= 0 if lane.standing else 1
-        self._advance(route, lane)
-
-    def _wait(self, route: Route, lane: Lane, following: Following) -> None:
-        due = min(following.due_at, expires_at(lane.head.created_at, route.policy))
-        self._results.update(lane.head, State.PENDING, following.attempts, due, following.reason)
-        lane.items[0] = msgspec.structs.replace(lane.head, attempts=following.attempts, due_at=due)
-        self._merge_behind(route, lane)
-        if self._stands(route, lane):
-            route.queue.forget(lane)
-        else:
-            self._wait_for(route, lane)
-
-    def _divide(self, route: Route, lane: Lane, following: Following) -> None:
-        self._offer(route, lane)
-        self._merge_behind(route, lane)
-
-    def _park_after(self, route: Route, lane: Lane, following: Following) -> None:
-        self._park(route, lane, following.attempts, following.reason)
-
-    def _hold(self, route: Route, lane: Lane, following: Following) -> None:
-        if self._stands(route, lane):
-            route.queue.forget(lane)
-        else:
-            route.worker.doubt(lane)
-            self._merge_behind(route, lane)
-
-    def _disable(self, route: Route, lane: Lane, following: Following) -> None:
-        if route.standing != "disabled":  # else by another one of its batch
-            log.warning("subscription disabled", extra={"subscription": route.name, "reason": following.reason})
-        self._results.disable(route.id, following.reason)
-        route.standing = "disabled"
-        self._stop_route(route)
-
-    _STEPS: Mapping[Step, Callable[["Dispatcher", Route, Lane, Following], None]] = {
-        Step.SETTLE: _settle,
-        Step.RESCHEDULE: _reschedule,
-        Step.DIVIDE: _divide,
-        Step.DROP: _drop,
-        Step.WAIT: _wait,
-        Step.PARK: _park_after,
-        Step.HOLD: _hold,
-        Step.DISABLE: _disable,
-    }
-
-    def _park(self, route: Route, lane: Lane, attempts: int, reason: str) -> None:
-        delivery = lane.head
-        log.warning(
-            "delivery parked",
-            extra={"subscription": route.name, "key": delivery.key, "version": delivery.version, "reason": reason},
-        )
-        self._results.update(delivery, State.PARKED, attempts, 0, reason)
-        route.parks = True
-        route.worker.health.forget(delivery.seq)
-        if route.holds and not route.standing:
-            route.queue.hold(lane)
-            self._read_on(route.queue)
-        else:
-            self._advance(route, lane)
-
-    def _advance(self, route: Route, lane: Lane) -> None:
-        """The lane's first is done with: on to its next."""
-        queue = lane.queue
-        self._offer(route, queue.pop(lane))
-        if queue.needs_refill(lane):
-            self._refills.append(lane)
-            self._look_again.set()
-        self._read_on(queue)
-
-    def _read_on(self, queue: Queue) -> None:
-        """There may be room again for what was left in the store."""
-        if queue.behind and queue.room >= WINDOW // 2:
-            self._look_again.set()
-
-    # The destination's health
-
-    def _judge(
-        self, worker: Worker, lane: Lane, delivery: Delivery, outcome: Outcome, started_at: int, probe: bool
-    ) -> None:
-        health, was_held = worker.health, worker.health.held
-        if outcome.kind is OutcomeKind.HELD:
-            health.fail(delivery.seq, outcome.detail, probe=probe, now=self._clock.now(), jitter=self._jitter())
-        elif outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RESCHEDULE):
-            self._park_blamed(worker, health.accept(delivery.seq, started_at))
-        elif probe:
-            health.answer(delivery.seq, self._clock.now())
-        if health.held != was_held:
-            self._tell(worker)
-        if health.held or was_held:
-            self._remember(worker)
-
-    def _park_blamed(self, worker: Worker, blamed: Mapping[int, str]) -> None:
-        for seq, reason in blamed.items():
-            lane = worker.take_doubtful(seq)
-            if lane is not None:
-                route = self._by_queue[lane.queue]
-                self._park(route, lane, lane.head.attempts + 1, f"Refused, while others are accepted: {reason}")
-
-    def _tell(self, worker: Worker) -> None:
-        if worker.health.held:
-            log.warning("destination held", extra={"destination": worker.name, "reason": worker.health.reason})
-        else:
-            log.warning("destination well again", extra={"destination": worker.name})
-
-    def _pause(self, worker: Worker, following: Following) -> None:
-        if worker.health.paused_until <= self._clock.now() < following.due_at:  # else it is known
-            until = datetime.fromtimestamp(following.due_at // SECOND, UTC).isoformat()
-            told = {"destination": worker.name, "until": until, "reason": following.reason}
-            log.warning("destination asks for time", extra=told)
-        worker.health.pause(following.due_at, following.reason)
-        self._remember(worker)
-
-    def _remember(self, worker: Worker) -> None:
-        self._results.remember(worker.name, worker.health.state(self._clock.now()))
 
     # Writing
 
@@ -931,45 +550,14 @@ class Dispatcher:
             self._again.clear()
             subscriptions = {id: route.subscription for id, route in self._routes.items()}
             rescheduled = Rescheduled(self._store, subscriptions, self._deliveries.forwards.entity_ids)
-            while await self._write(rescheduled.plan, self._clock.now()):
+            while await self._threads.write(rescheduled.plan, self._clock.now()):
                 self._look_again.set()
-            first = await self._read(rescheduled.first)
+            first = await self._threads.read(rescheduled.first)
             if first is not None:  # due already: another worker is at it
                 self._alarms.at(max(first, self._clock.now() + SECOND), self._again.set)
             self._planning = False
             self._quiet.set()
             await self._again.wait()
-
-    # Expiry
-
-    async def _expire(self, route: Route) -> None:
-        """Park what is past `expire`, held, paused or not; again when the oldest of the rest is."""
-        before = self._clock.now() - round(route.policy.expire * SECOND)
-        while old := await self._read(self._deliveries.expired, route.id, before):
-            await self._write(self._deliveries.expire, old, _expired(route))
-            route.parks = True
-        oldest = await self._read(self._deliveries.oldest, route.id)
-        again = expires_at(oldest if oldest is not None else self._clock.now(), route.policy)
-        self._alarms.at(max(again, self._clock.now() + EXPIRY_GAP), lambda: self._expire_soon(route))
-
-    def _expire_soon(self, route: Route) -> None:
-        task = asyncio.get_running_loop().create_task(self._expire(route))
-        self._expiries.add(task)
-        task.add_done_callback(self._expiry_ended)
-
-    def _expiry_ended(self, task: asyncio.Task[None]) -> None:
-        self._expiries.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error:
-            self.broke(error)
-
-
-def _forwarded(lane: Lane, following: Following) -> Forwarded | None:
-    return Forwarded(lane.head, lane.origin, following.forward) if following.forward else None
-
-
-def _expired(route: Route) -> str:
-    return f"Not delivered within {route.policy.expire / 86400:g} days."
 
 
 async def _first_of(awaitables: Iterable[Awaitable[Any]]) -> None:

@@ -94,6 +94,10 @@ def expires_at(created_at: int, policy: DeliveryPolicy) -> int:
     return created_at + round(policy.expire * SECOND)
 
 
+def expiry_reason(policy: DeliveryPolicy) -> str:
+    return f"Not delivered within {policy.expire / 86400:g} days."
+
+
 def probe_delay(failures: int, jitter: float) -> float:
     """Seconds to the next probe after `failures` of them: 1, 2, 4 … 60, each lengthened by up to a tenth."""
     return min(PROBE_FIRST * 2.0 ** min(failures, 16), PROBE_LAST) * (1 + JITTER * jitter)

@@ -92,6 +92,16 @@ class Look(msgspec.Struct, frozen=True):
     destinations: dict[str, DestinationState]  # where other workers change them too
 
 
+class Mergeable(msgspec.Struct, frozen=True):
+    """Documents whose pending deliveries to one subscription are to be merged."""
+
+    subscription_id: int
+    keys: Collection[tuple[int, str]]
+    policy: DeliveryPolicy
+    fixed: Set[int]  # seqs that stay as they are
+    begun: Callable[[int], bool]  # by seq, whether an attempt may have begun
+
+
 class Update(msgspec.Struct, frozen=True, gc=False):
     """A delivery that stays."""
 
@@ -341,45 +351,32 @@ class Deliveries:
                 self.store.ring("dispatch", connection)
             self._write_states(connection, changes)
 
-    def merge(
-        self,
-        subscription_id: int,
-        keys: Collection[tuple[int, str]],
-        policy: DeliveryPolicy,
-        fixed: Set[int],
-        begun: Callable[[int], bool],
-    ) -> Merged:
-        """Merge what waits of these documents to one subscription, in one store transaction if there is something to.
-
-        `fixed`: seqs that stay as they are; `begun`: by seq, whether an attempt may have begun.
-        """
-
-        def read(connection: sa.Connection) -> Merged:
-            rows = self._read_waiting(connection, subscription_id, keys)
-            waiting = [_waiting(row, fixed, begun) for row in rows]
-            documents = groupby(waiting, lambda one: (one.delivery.entity_id, one.delivery.key))
-            return merge_documents((document for _, document in documents), policy)
-
+    def would_merge(self, documents: Mergeable) -> Merged:
+        """What `merge` would leave. Most often nothing goes, and nothing needs to be written."""
         with self.store.read() as connection:
-            merged = read(connection)
-        if not merged.gone:
-            return merged
+            return self._read_merged(connection, documents)
+
+    def merge(self, documents: Mergeable, expected: Merged) -> Merged:
+        """Merge what waits of these documents, in one store transaction; `expected`: as of `would_merge`."""
         with self._writing() as connection:
-            self._lock(connection, sorted({*merged.gone, *(one.delivery.seq for one in merged.waiting)}))
-            merged = read(connection)  # an operator may have taken one out meanwhile
+            self._lock(connection, sorted({*expected.gone, *(one.delivery.seq for one in expected.waiting)}))
+            merged = self._read_merged(connection, documents)  # an operator may have taken one out meanwhile
             if merged.gone:
                 connection.exec_driver_sql(self._delete, (statements(connection).keys(merged.gone),))
             self._many(connection, self._merge, [_merged(one) for one in merged.changed])
         return merged
 
-    def _read_waiting(
-        self, connection: sa.Connection, subscription_id: int, keys: Collection[tuple[int, str]]
-    ) -> list[Any]:
+    def _read_merged(self, connection: sa.Connection, documents: Mergeable) -> Merged:
+        waiting = [_waiting(row, documents) for row in self._read_waiting(connection, documents)]
+        by_document = groupby(waiting, lambda one: (one.delivery.entity_id, one.delivery.key))
+        return merge_documents((document for _, document in by_document), documents.policy)
+
+    def _read_waiting(self, connection: sa.Connection, documents: Mergeable) -> list[Any]:
         """By document and `seq`."""
         rows: list[Any] = []
-        for entity_id in {entity_id for entity_id, _ in keys}:
-            names = statements(connection).keys([key for entity, key in keys if entity == entity_id])
-            rows += connection.exec_driver_sql(self._waiting, (names, entity_id, subscription_id))
+        for entity_id in {entity_id for entity_id, _ in documents.keys}:
+            names = statements(connection).keys([key for entity, key in documents.keys if entity == entity_id])
+            rows += connection.exec_driver_sql(self._waiting, (names, entity_id, documents.subscription_id))
         return sorted(rows, key=lambda row: (row.entity_id, row.key, row.seq))
 
     @staticmethod
@@ -545,11 +542,11 @@ def _loaded(row: Any) -> Loaded:
     return Loaded(found, event, cause, lsn or 0, transaction or 0, committed_at or 0, body, before, hops or 0)
 
 
-def _waiting(row: Any, fixed: Set[int], begun: Callable[[int], bool]) -> Waiting:
+def _waiting(row: Any, documents: Mergeable) -> Waiting:
     *columns, before_version, cause, reason = row
     one = Delivery(*columns)
-    tried = one.attempts > 0 or bool(reason) or begun(one.seq)
-    return Waiting(one, before_version, cause, reason, begun=tried, fixed=one.seq in fixed)
+    tried = one.attempts > 0 or bool(reason) or documents.begun(one.seq)
+    return Waiting(one, before_version, cause, reason, begun=tried, fixed=one.seq in documents.fixed)
 
 
 def _merged(one: Waiting) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -213,6 +214,27 @@ def test_a_delete_is_sent_when_the_attempt_failed(bench: MergingBench) -> None:
     bench.run(script, clock=bench.clock)
 
     assert bench.crm.received == [("1", 3, "deleted")]
+
+
+def test_what_is_merged_with_nothing_waits_for_no_write(bench: MergingBench) -> None:
+    """A read tells that nothing waits behind it: it goes out while the thread that writes is at something long."""
+
+    subscribe(bench, mode="latest")
+    written = threading.Event()
+
+    async def script(dispatcher: Dispatcher) -> None:
+        await reached(dispatcher.settled)
+        writing = asyncio.ensure_future(dispatcher._threads.write(written.wait))
+        await asyncio.to_thread(bench.change, "1", {"n": 1})
+        try:
+            await reached(lambda: bench.crm.calls == 1)
+        finally:
+            written.set()
+        await writing
+
+    bench.run(script)
+
+    assert bench.crm.received == [("1", 1, "created")]
 
 
 def test_what_an_earlier_process_may_have_begun_counts_as_begun(bench: MergingBench) -> None:
