@@ -372,6 +372,7 @@ class Dispatcher:
 
     async def _take(self, look: Look) -> None:
         for route in self._routes.values():
+            route.parks = route.parks or route.id in look.parked
             await self._stand_or_go(route, self._results.disabling.get(route.id) or look.standing.get(route.id, ""))
         await self._take_released(look)
         merging: dict[int, list[Delivery]] = {id: [] for id, route in self._routes.items() if route.merges}

@@ -87,6 +87,7 @@ class Look(msgspec.Struct, frozen=True):
     standing: dict[int, str]  # by subscription id: paused or disabled
     released: list[Released]
     fresh: list[Delivery]  # in order: those that have come since the mark
+    parked: set[int]  # the subscriptions of those that have come parked, because capture could not decide on them
     mark: Mark  # the next look's
     whole: bool  # they are all; else the rest is found by going through the backlog
     destinations: dict[str, DestinationState]  # where other workers change them too
@@ -167,6 +168,8 @@ class Deliveries:
         if not store.is_sqlite:
             self._rows = self._rows.join(_SHARE, sa.and_(_SHARE.c.subscription_id == delivery.c.subscription_id, _HELD))
         self._pending = self._rows.where(_PENDING)
+        of_capture = delivery.c.state.in_([int(State.PENDING), int(State.PARKED)])
+        self._come = self._rows.add_columns(delivery.c.state).where(of_capture)
         # One look-up in the index for each document; see hub.store.images.
         columns = ", ".join(f"delivery.{column.name}" for column in _COLUMNS)
         waiting = f"{columns}, {number} AS slice, delivery.before_version, delivery.cause, delivery.reason"
@@ -201,14 +204,15 @@ class Deliveries:
         """One consistent view: who stands, at most `room` released ones, and a page of those since the mark."""
         with self.store.read() as connection:
             since = delivery.c.seq > mark if self.store.is_sqlite else _since(str(mark))
-            query = self._pending.where(since).order_by(delivery.c.seq).limit(PAGE)
-            fresh = _deliveries(connection.execute(query, self._of(share)))
-            whole = len(fresh) < PAGE
-            last = fresh[-1].seq if self.store.is_sqlite and fresh and not whole else self._mark(connection)
+            query = self._come.where(since).order_by(delivery.c.seq).limit(PAGE)
+            rows = connection.execute(query, self._of(share)).all()
+            whole = len(rows) < PAGE
+            last = rows[-1].seq if self.store.is_sqlite and not whole else self._mark(connection)
             return Look(
                 standing={id: state for id, state in connection.execute(_standing_query)},  # noqa: C416
                 released=self._released(connection, share, room),
-                fresh=fresh,
+                fresh=[Delivery(*row[:-2]) for row in rows if row[-1] == State.PENDING],
+                parked={row.subscription_id for row in rows if row[-1] == State.PARKED},
                 mark=last,
                 whole=whole,
                 destinations={} if self.store.is_sqlite else self._destinations(connection),

@@ -105,7 +105,12 @@ class Bench:
         self.entities[entity] = EntityConfig(entity, "", "", derived=True, derived_from=destinations)
 
     def commit(
-        self, *keys: str, to: list[str] | None = None, created_at: int | None = None, deleted: bool = False
+        self,
+        *keys: str,
+        to: list[str] | None = None,
+        created_at: int | None = None,
+        deleted: bool = False,
+        state: State = State.PENDING,
     ) -> None:
         """A new version of each key, and its deliveries, as capture writes them; `deleted`: there is no document."""
         subscriptions = (
@@ -118,7 +123,10 @@ class Bench:
                 document = self._document(key, version) | {"event": event} | ({"body": None} if deleted else {})
                 connection.execute(tables.document.insert().values(**document))
                 for name in subscriptions:
-                    row = self._delivery(name, key, version, created_at or now()) | {"event": event}
+                    row = self._delivery(name, key, version, created_at or now()) | {
+                        "event": event,
+                        "state": int(state),
+                    }
                     connection.execute(tables.delivery.insert().values(**row))
             self.store.ring("dispatch", connection)
         self.store.ring("dispatch")

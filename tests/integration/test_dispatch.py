@@ -176,6 +176,28 @@ def test_a_parked_one_holds_its_document_where_that_is_asked_for(bench: Bench, r
     assert [row.key for row in bench.rows()] == ["2"]
 
 
+@pytest.mark.parametrize(
+    ("on_park", "received", "left"),
+    [("continue", [1, 3], [(2, State.SUPERSEDED)]), ("hold", [1], [(2, State.PARKED), (3, State.PENDING)])],
+)
+def test_what_capture_parked_counts_at_once(
+    bench: Bench, receiver: Receiver, on_park: str, received: list[int], left: list[tuple[int, State]]
+) -> None:
+    """Its `where` failed, while dispatch ran and nothing of the subscription was parked."""
+    bench.subscribe("crm", {"url": receiver.url}, on_park=on_park)
+
+    async def script(dispatcher: Dispatcher) -> None:
+        await asyncio.to_thread(bench.commit, "1")
+        await reached(lambda: bench.rows() == [])
+        await asyncio.to_thread(bench.commit, "1", state=State.PARKED)
+        await asyncio.to_thread(bench.commit, "1")
+
+    bench.run(script)
+
+    assert keyed(receiver.log()) == [("1", version) for version in received]
+    assert [(row.version, row.state) for row in bench.rows()] == left
+
+
 def release(bench: Bench, seq: int, reason: str | None = None) -> None:
     with bench.store.write() as connection:
         table = tables.delivery
