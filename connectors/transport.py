@@ -10,6 +10,8 @@ compressed answer asked for or unpacked. Each connection's address is checked as
 """
 
 import asyncio
+import os
+import re
 import ssl
 from collections.abc import Iterable
 
@@ -26,6 +28,7 @@ from hub.project import Network
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
 BODY_BYTES = 65_536  # of an answer that are read, unless told otherwise; the rest is not
 BODY_TIME = 3.0  # seconds that an answer's body gets after its head
+_OPENSSL = re.compile(r"^\[\w+(: \w+)?\] | \(\w+\.c:\d+\)$")  # what stands around OpenSSL's words
 
 
 class WireError(Exception):
@@ -107,8 +110,7 @@ class Wire:
         except aiohttp.ConnectionTimeoutError as error:
             raise Unreachable("The connection took too long.") from error
         except aiohttp.ClientConnectorError as error:
-            refused = error.os_error.strerror if isinstance(error.os_error, Refused) else ""
-            raise Unreachable(refused or _sentence(error)) from error
+            raise Unreachable(_why(error)) from error
         except aiohttp.InvalidURL as error:
             raise Unreachable(f"{url.host} is no host: {error.description}.") from error
         except aiohttp.ClientHttpProxyError as error:
@@ -191,6 +193,20 @@ async def _beginning(answer: aiohttp.ClientResponse, most: int) -> bytes:
         pass  # the status is known, and that is what counts
     answer.close()
     return bytes(content)
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """`Cannot connect to crm.example:443: Connection refused.`: none of the names that programs have for it."""
+    fault = error.os_error
+    if isinstance(fault, Refused):
+        return str(fault.strerror)
+    if isinstance(fault, ssl.SSLError):
+        reason = _OPENSSL.sub("", fault.strerror or str(fault))
+    elif fault.errno and not isinstance(error, aiohttp.ClientConnectorDNSError):
+        reason = os.strerror(fault.errno)  # asyncio has the address in its text
+    else:
+        reason = fault.strerror or str(fault) or "the connection was cut"
+    return f"Cannot connect to {error.host}:{error.port}: {reason.rstrip('.')}."
 
 
 def _sentence(error: BaseException) -> str:

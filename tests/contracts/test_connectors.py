@@ -90,6 +90,20 @@ def test_an_unreachable_destination_is_held(name: str, settings: dict[str, Any])
     assert [one.kind for one in deliver(name, settings)] == [OutcomeKind.HELD]
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9/", "Cannot connect to 127.0.0.1:9: Connection refused."),
+        ("https://localhost:9/", "Cannot connect to localhost:9: Connection refused."),
+        ("http://nowhere.invalid/", "Cannot connect to nowhere.invalid:80: Name or service not known."),
+    ],
+)
+def test_an_unreachable_destination_is_said_plainly(url: str, said: str) -> None:
+    """Where to and why, as an operator would put it; of TLS, see what is checked by name."""
+
+    assert deliver("http", {"url": url})[0].detail == said
+
+
 @pytest.mark.parametrize("name", sorted(find.found()))
 def test_the_conformance_kit_passes(name: str) -> None:
     """Every check of it, against its hostile server."""
