@@ -46,6 +46,7 @@ from hub.doorbell import heard
 from hub.entities import Entity
 from hub.errors import OutsideError
 from hub.project import DeliveryPolicy, Project
+from hub.project.yaml_fields import duration_text
 from hub.store.database import Store
 from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Loaded, Look, Mark, Runs, Share
 from hub.store.forwards import Forwards
@@ -969,7 +970,7 @@ def _forwarded(lane: Lane, following: Following) -> Forwarded | None:
 
 
 def _expired(route: Route) -> str:
-    return f"Not delivered within {route.policy.expire / 86400:g} days."
+    return f"Not delivered within {duration_text(route.policy.expire)}."
 
 
 async def _first_of(awaitables: Iterable[Awaitable[Any]]) -> None:
