@@ -4,6 +4,7 @@ A connector is one file: a module that offers `CONNECTOR`, a ConnectorKind, or a
 Nothing else registers it; `hub/discovery.py` finds it by its file's name.
 """
 
+import asyncio
 import difflib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +122,8 @@ class ConnectorKind(Generic[Settings]):
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
     required: tuple[str, ...] = ()  # fields that a subscription's `body:` must give
+    # Events, as created, whose delivery sends the fields that `body:` gives: `hub check` asks for one.
+    sends_body: tuple[str, ...] = ()
     side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
     about: str = ""  # what it delivers to, one line
     trial: Trial | None = None  # what `hub connector test` tries it with
@@ -163,6 +166,19 @@ def read_settings(kind: ConnectorKind[Settings], destination: Destination) -> Se
                 return settings
             problems.append(_problem(destination, "", f"The destination {destination.name}: {wrong}", ""))
     raise ProjectError(problems)
+
+
+def batch_of(kind: ConnectorKind[Any], destination: Destination) -> int:
+    """How many messages one call takes. Opens the connector, and raises what that does."""
+
+    async def opened() -> int:
+        connector = kind.open(read_settings(kind, destination), destination.limits)
+        try:
+            return connector.batch
+        finally:
+            await connector.close()
+
+    return asyncio.run(opened())
 
 
 def _near(key: str, fields: Mapping[str, Any]) -> str:

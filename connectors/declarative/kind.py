@@ -17,7 +17,7 @@ from connectors.declarative.definition import (
     Setting,
     parse_definition,
 )
-from connectors.declarative.rendering import rendered
+from connectors.declarative.rendering import rendered, uses
 from hub.connector import Case, ConnectorKind, Reply, Trial, found_of
 from hub.delivery import Message
 from hub.documents import encode
@@ -32,10 +32,16 @@ def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
         open=partial(_open, definition),
         check=partial(_check, definition),
         required=definition.required,
+        sends_body=_events_with_body(definition),
         side_effects=definition.side_effects,
         about=definition.about,
         trial=_trial(definition, definition.examples) if definition.examples else None,
     )
+
+
+def _events_with_body(definition: Definition) -> tuple[str, ...]:
+    events = ("created", "updated") if uses(definition.upsert, "body") else ()
+    return (*events, "deleted") if uses(definition.delete, "body") else events
 
 
 def _settings_type(definition: Definition) -> type[msgspec.Struct]:
