@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -13,7 +12,6 @@ from connectors.declarative import answers
 from connectors.declarative.authentication import open_credentials
 from connectors.declarative.definition import Definition, Request
 from connectors.declarative.rendering import asked, cleared, rendered, rendered_text
-from connectors.http import CONNECTING
 from connectors.redaction import Redactor
 from connectors.transport import Answer, Wire, WireError
 from hub.delivery import Message, Outcome, OutcomeKind
@@ -41,12 +39,7 @@ class DeclarativeConnector:
         self._definition = definition
         self._settings = settings
         self._limits = limits
-        self._wire = Wire(
-            concurrency=limits.concurrency,
-            connect_timeout=limits.timeout * CONNECTING,
-            network=limits.network,
-            body_bytes=BODY_BYTES,
-        )
+        self._wire = Wire(limits, body_bytes=BODY_BYTES)
         self._credentials = open_credentials(definition.authentication, settings, self._wire)
         self._secrets = {str(settings[one.name]) for one in definition.settings if one.secret}
         self._open_at = 0.0  # time.monotonic: before it the system has no request left for us
@@ -173,9 +166,9 @@ class DeclarativeConnector:
     def _headers(self, request: Request, variables: Mapping[str, Any]) -> list[tuple[str, str]]:
         own = [(name, rendered_text(value, variables, f"The header {name}")) for name, value in request.headers.items()]
         kind = [("content-type", "application/json")] if request.body is not None else []
-        ours = [("accept", "application/json"), ("user-agent", f"hub/{version('hub-cdc')}"), *kind]
+        ours = [("accept", "application/json"), *kind]
         names = {name for name, _ in own}
-        return [*own, *(pair for pair in ours if pair[0] not in names), ("accept-encoding", "identity")]
+        return [*own, *(pair for pair in ours if pair[0] not in names)]
 
     async def _exchange(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         """WireError when no answer came. After a 401 the credentials are renewed once, where they can be."""

@@ -15,7 +15,7 @@ from yarl import URL
 
 from connectors.addresses import METADATA, Guard, Refused, fault
 from connectors.transport import Answer, Broken, Unreachable, Wire
-from hub.project import Network
+from hub.project import Limits, Network
 from tests.certificates import Authority
 
 INSIDE = "127.0.0.1"  # what must not be reached
@@ -91,7 +91,7 @@ class Fickle(AbstractResolver):
 
 async def get(url: str, network: Network, resolver: Fickle | None = None, **arguments: object) -> Answer:
     """One request over a connection of its own."""
-    wire = Wire(concurrency=1, connect_timeout=2.0, network=network, resolver=resolver, **arguments)  # type: ignore[arg-type]
+    wire = Wire(Limits(timeout=2.0, network=network), resolver=resolver, **arguments)  # type: ignore[arg-type]
     try:
         async with asyncio.timeout(5):
             return await wire.exchange("POST", URL(url), [], b"{}")
@@ -334,7 +334,7 @@ def test_a_line_break_in_a_header_is_never_sent() -> None:
 
     async def run() -> int:
         async with inside() as server:
-            wire = Wire(concurrency=1, connect_timeout=2.0, network=Network((ip_network(INSIDE),)))
+            wire = Wire(Limits(timeout=2.0, network=Network((ip_network(INSIDE),))))
             try:
                 with pytest.raises(Broken):
                     await wire.exchange("POST", URL(f"http://{INSIDE}:{server.port}/"), [("x-a", "1\r\nx-b: 2")], b"")

@@ -355,13 +355,32 @@ def test_http_settings_keep_secrets_out_of_the_destinations_repr() -> None:
     assert HttpSettings("https://x.example", secret=["a", "", "b"]).secrets == ["a", "b"]
 
 
+def test_the_wire_sends_a_text_as_it_is_written(receiver: Receiver) -> None:
+    """What is quoted stays so; who asks is said, unless the headers say it; nothing compressed is asked for."""
+
+    async def run() -> None:
+        wire = Wire(Limits(network=LOCALHOST))
+        try:
+            await wire.exchange("POST", f"{receiver.url}/%2E%2E/a%2Fb?c=%2B", {"x-a": "1"})
+            await wire.exchange("POST", receiver.url, {"User-Agent": "birch/1"}, b"{}")
+        finally:
+            await wire.close()
+
+    asyncio.run(run())
+
+    first, second = receiver.log()
+    assert (first.path, first.headers["x-a"]) == ("/hooks/%2E%2E/a%2Fb?c=%2B", "1")
+    assert (first.headers["user-agent"][:4], first.headers["accept-encoding"]) == ("hub/", "identity")
+    assert (second.headers["user-agent"], second.body) == ("birch/1", b"{}")
+
+
 def test_httpx_is_the_face_of_the_same_wire(receiver: Receiver) -> None:
     """An httpx.AsyncClient over it, for connectors written by integrators."""
 
     receiver.behave(status=201, body="made", headers={"x-a": "1"})
 
     async def run() -> httpx.Response:
-        transport = AiohttpTransport(Wire(concurrency=2, connect_timeout=1.0, network=LOCALHOST))
+        transport = AiohttpTransport(Wire(Limits(concurrency=2, network=LOCALHOST)))
         async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get("http://127.0.0.1:9/")
