@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -50,6 +51,36 @@ def test_a_new_connector_passes_at_once(tmp_path: Path, form: tuple[str, ...]) -
     again = hub(tmp_path, "new", "my-crm", *form)
     said = f"hub: There is a connector 'my-crm' already, {made.stdout.splitlines()[0]}. Take another name.\n"
     assert (again.returncode, again.stderr) == (2, said)
+
+
+PROJECT = {
+    "hub.yaml": "hub: shop\nsources: {main: {url: 'postgresql://hub@127.0.0.1:1/nowhere'}}\n",
+    "entities/contact.yaml": "entity: contact\ntable: contacts\n",
+    "subscriptions/crm.yaml": "subscription: crm\nentity: contact\nto: crm\nbody: {email: '{{ doc.email }}'}\n",
+}
+
+
+def test_the_connector_on_the_page_passes(tmp_path: Path) -> None:
+    """Word by word: the kit, its own cases and tests, and the destination that goes with it."""
+    page = (Path(__file__).parents[2] / "docs/connectors/writing.md").read_text("utf-8")
+    shown = dict(re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    assert list(shown) == ["connectors/birch.py", "destinations/crm.yaml", "tests/test_birch.py"]
+    for file, text in (PROJECT | shown).items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+
+    tried = hub(tmp_path, "test", "birch")
+    assert (tried.returncode, tried.stdout.splitlines()[-1]) == (0, "35 passed, 0 failed"), tried.stdout + tried.stderr
+
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "1 passed" in tested.stdout, tested.stdout
+
+    command = [sys.executable, "-m", "hub", "--project", str(tmp_path), "check", "--offline"]
+    checked = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "BIRCH_TOKEN": "t"}
+    )
+    assert checked.stdout.splitlines()[-1] == "No problems, no notes.", checked.stdout
 
 
 def test_one_thing_is_begun_at_a_time(tmp_path: Path) -> None:
