@@ -88,10 +88,10 @@ def test_connector(context: click.Context, option: ProjectOption, name: str | No
             told = [asdict(verdict) for verdict in verdicts]
             echo_json({"connector": each, "passed": well, "failed": len(faults), "checks": told})
             continue
-        for verdict in faults:
-            click.echo(f"{each}: {verdict.check}: {verdict.fault}")
         for reason, checks in untried_checks(verdicts):
             click.echo(f"{each}: not tried, {reason}: {'; '.join(checks)}")
+        for verdict in faults:
+            click.echo(f"{each}: failed: {verdict.check}: {verdict.fault}")
         click.echo(f"{each}: {f'{well} passed, {len(faults)} failed' if verdicts else UNTRIED}")
     if not as_json:
         click.echo(f"{passed} passed, {failed} failed")

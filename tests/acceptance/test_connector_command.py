@@ -47,6 +47,8 @@ def test_a_new_connector_passes_at_once(tmp_path: Path, form: tuple[str, ...]) -
     file.write_text(file.read_text().replace(*FAULT[file.suffix]))
     broken = hub(tmp_path, "test", "my-crm")
     assert (broken.returncode, broken.stdout.splitlines()[-1].endswith(", 0 failed")) == (1, False)
+    words = [line.split(": ")[1].split(",")[0] for line in broken.stdout.splitlines()[:-2]]
+    assert "failed" in words and words == sorted(words, reverse=True), "first what was not tried, then what failed"
 
     again = hub(tmp_path, "new", "my-crm", *form)
     said = f"hub: There is a connector 'my-crm' already, {made.stdout.splitlines()[0]}. Take another name.\n"
