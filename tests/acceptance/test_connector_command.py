@@ -72,7 +72,8 @@ def test_the_connector_on_the_page_passes(tmp_path: Path) -> None:
         (tmp_path / file).write_text(text)
 
     tried = hub(tmp_path, "test", "birch")
-    assert (tried.returncode, tried.stdout.splitlines()[-1]) == (0, "35 passed, 0 failed"), tried.stdout + tried.stderr
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert int(tried.stdout.splitlines()[-1].removesuffix(" passed, 0 failed")) >= 35
 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
     tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
