@@ -122,8 +122,7 @@ class ConnectorKind(Generic[Settings]):
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
     required: tuple[str, ...] = ()  # fields that a subscription's `body:` must give
-    # Events, as created, whose delivery sends the fields that `body:` gives: `hub check` asks for one.
-    sends_body: tuple[str, ...] = ()
+    sends_body: tuple[str, ...] = ()  # created, updated, deleted: of these it sends the fields that `body:` gives
     side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
     about: str = ""  # what it delivers to, one line
     trial: Trial | None = None  # what `hub connector test` tries it with
