@@ -224,6 +224,7 @@ def test_null_clears() -> None:
         (["10s"], {}, 10.0),
         (["header retry-after", "10s"], {}, 10.0),
         (["header Retry-After", "10s"], {"retry-after": "7"}, 7.0),
+        (["header x-reset"], {"x-reset": "1800000000"}, 1_800_000_000 - 43_200.0),
         (["header retry-after"], {"retry-after": "Thu, 01 Jan 1970 12:00:30 GMT"}, 30.0),
         (["epoch x-reset"], {"x-reset": "43260"}, 60.0),
         (["epoch x-reset"], {"x-reset": "100"}, 0.0),
