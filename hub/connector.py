@@ -121,6 +121,7 @@ class ConnectorKind(Generic[Settings]):
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
     required: tuple[str, ...] = ()  # fields that a subscription's `body:` must give
+    takes_fields: bool = False  # it sends what `body:` gives as fields of its system, whatever they are
     side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
     about: str = ""  # what it delivers to, one line
     trial: Trial | None = None  # what `hub connector test` tries it with

@@ -22,6 +22,7 @@ from hub.connector import Case, ConnectorKind, Reply, Trial, found_of
 from hub.delivery import Message
 from hub.documents import encode
 from hub.project import Limits
+from hub.subscriptions.templates import Expression, Template
 
 
 def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
@@ -32,10 +33,21 @@ def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
         open=partial(_open, definition),
         check=partial(_check, definition),
         required=definition.required,
+        takes_fields="body" in _names((definition.upsert, definition.delete)),
         side_effects=definition.side_effects,
         about=definition.about,
         trial=_trial(definition, definition.examples) if definition.examples else None,
     )
+
+
+def _names(part: Any) -> frozenset[str]:
+    """What the templates and expressions in it use."""
+    if isinstance(part, Template | Expression):
+        return part.names
+    if isinstance(part, msgspec.Struct):
+        part = [getattr(part, name) for name in part.__struct_fields__]
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ()
+    return frozenset().union(*map(_names, parts))
 
 
 def _settings_type(definition: Definition) -> type[msgspec.Struct]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hub.catalogue import Catalogue
 from hub.check.catalogue import Unsupported, check_entity
-from hub.check.subscriptions import check_required, check_subscription
+from hub.check.subscriptions import check_fields, check_subscription
 from hub.connector import ConnectorKind, Kinds, settings_problems
 from hub.documents import Shape
 from hub.errors import InputError, Problem, ProjectError
@@ -41,15 +41,16 @@ def check(
         catalogue = (catalogues or {}).get(entity.source)
         if catalogue is not None and not entity.derived and not _is_in(entity.place, unread):
             shapes[entity.name] = check_entity(entity, catalogue, problems, unsupported)
-    required: dict[str, tuple[str, ...]] = {}  # by destination
+    kinds_of: dict[str, ConnectorKind[Any] | None] = {}  # by destination
     if kinds is not None:
         for destination in project.destinations.values():
             if not _is_in(destination.place, unread):
-                kind = _check_settings(destination, kinds, problems)
-                required[destination.name] = kind.required if kind else ()
+                kinds_of[destination.name] = _check_settings(destination, kinds, problems)
     for subscription in project.subscriptions.values():
         check_subscription(subscription, shapes.get(subscription.entity), problems)
-        check_required(subscription, required.get(subscription.to, ()), problems)
+        kind = kinds_of.get(subscription.to)
+        if kind is not None:
+            check_fields(subscription, kind, problems)
     return [one for one in problems.in_order() if not (known and one.warning)]
 
 

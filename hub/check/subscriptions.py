@@ -1,10 +1,11 @@
 """A subscription judged before it runs: its pattern, paths and templates, against its documents' shape if known."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hub.check.templates import missing_fields
+from hub.connector import ConnectorKind
 from hub.documents import Shape
 from hub.errors import InputError
 from hub.project import Place, SubscriptionConfig
@@ -30,15 +31,20 @@ def check_subscription(subscription: SubscriptionConfig, shape: Shape | None, pr
     _check_policy(subscription, problems)
 
 
-def check_required(subscription: SubscriptionConfig, required: Sequence[str], problems: Problems) -> None:
-    """`required`: fields that the connector wants in a body. A body that is a template may have them or not."""
+def check_fields(subscription: SubscriptionConfig, kind: ConnectorKind[Any], problems: Problems) -> None:
+    """What the connector wants in a body. One that is a template may have it or not."""
+    lacks = False
     for path, body in dict(_bodies(subscription)).items():
         given = CLOUD_EVENT_FIELDS if body is None else {name for name in body if body[name] not in (None, "")}
-        missing = [name for name in required if name not in given]
+        missing = [name for name in kind.required if name not in given]
         if missing:
+            lacks = True
             what = f"{subscription.to!r} refuses a delivery without {', '.join(missing)}, which 'body' does not give."
             place = subscription.places.get(path) or subscription.place
             problems.add(place, what, f"Write '{missing[0]}: …' into the body of this subscription.")
+    if subscription.body is None and kind.takes_fields and not lacks:
+        what = f"{subscription.to!r} takes fields, and without a 'body' it gets a CloudEvent's: specversion, id …"
+        problems.note(subscription.place, what, "Write 'body: {FIELD: …}' with the fields that the system knows.")
 
 
 def _bodies(subscription: SubscriptionConfig) -> Iterator[tuple[str, Mapping[str, Any] | None]]:

@@ -391,6 +391,31 @@ def test_fields_that_a_connector_requires_are_looked_for(tmp_path: Path, body: s
     assert said == ([] if line is None else [wanted])
 
 
+@pytest.mark.parametrize(
+    ("sent", "body", "noted"),
+    [
+        ('"{{ body }}"', "", True),
+        ('{name: "{{ body.name }}"}', "", True),
+        ('"{{ key }}"', "", False),
+        ('"{{ body }}"', 'body: {name: "{{ doc.name }}"}\n', False),
+    ],
+)
+def test_a_cloud_event_is_no_set_of_fields(tmp_path: Path, sent: str, body: str, noted: bool) -> None:
+    """A connector that sends the body's fields would make up a document of an envelope."""
+    fax = f"connector: fax\nabout: x\nupsert: {{request: POST http://fax.example, body: {sent}}}\n"
+    more = {
+        "connectors/fax.yaml": fax,
+        "destinations/fax.yaml": "destination: fax\nconnector: fax\n",
+        "subscriptions/faxes.yaml": f"subscription: faxes\nentity: order\nto: fax\n{body}",
+    }
+    found = project(tmp_path, more=more)
+    problems = check(found, kinds=find_connectors(found.directory))
+
+    said = [str(one) for one in problems if one.file == "subscriptions/faxes.yaml"]
+    wanted = "subscriptions/faxes.yaml:1:1: 'fax' takes fields, and without a 'body' it gets a CloudEvent's"
+    assert [one.startswith(wanted) for one in said] == ([True] if noted else [])
+
+
 def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
     """What reading finds and what judging finds come together; what follows from the first is not said again."""
     good = {name: text.encode() for name, text in FILES.items()}
