@@ -100,21 +100,29 @@ def by_item(reading: Read, request: Request, items: Sequence[Named], now: float)
     """
     if not request.readings:
         return [Outcome(OutcomeKind.DELIVERED, summary(reading.answer))] * len(items)
-    places = {item.name.casefold(): place for place, item in enumerate(items) if item.name}
     found: dict[int, Outcome] = {}
     listed: set[int] = set()  # places that a list's result is about, with or without an outcome
     for part in request.readings:
-        for index, result in _results(reading.json, part):
-            place = 0 if len(items) == 1 and part.name is None else index
-            if part.name is not None:
-                name = asked(part.name, {**reading.variables, "result": result})
-                place = places.get(name.casefold(), -1)
+        for place, result in _placed(reading, part, items):
             if 0 <= place < len(items):
                 listed |= set() if part.each is None else {place}
                 outcome = _of_result(part, result, place, reading, items[place], now)
                 if outcome is not None:
                     found.setdefault(place, outcome)
     return [found.get(place) or _untold(reading, request, place in listed) for place in range(len(items))]
+
+
+def _placed(reading: Read, part: Reading, items: Sequence[Named]) -> Iterator[tuple[int, Any]]:
+    """Each result with its item's place; -1 when it is of none. In any case, where no other has the very name."""
+    results = list(_results(reading.json, part))
+    if part.name is None:
+        yield from ((0 if len(items) == 1 else index, result) for index, result in results)
+        return
+    names = [asked(part.name, {**reading.variables, "result": result}) for _, result in results]
+    exact = {item.name: place for place, item in enumerate(items) if item.name}
+    folded = {item.name.casefold(): place for place, item in enumerate(items) if item.name and item.name not in names}
+    for name, (_, result) in zip(names, results, strict=True):
+        yield exact.get(name, folded.get(name.casefold(), -1)), result
 
 
 def _untold(reading: Read, request: Request, listed: bool) -> Outcome:

@@ -180,6 +180,27 @@ delete:
     assert what in outcome.detail
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["AB", "ab"], {"ab": "1", "AB": "0"}),
+        (["ab", "AB"], {"ab": "0", "AB": "1"}),
+        (["Ab"], {"ab": "0"}),
+        (["AB", "ab"], {"ab": "1"}),
+    ],
+)
+def test_the_very_name_comes_before_one_in_another_case(names: list[str], ids: dict[str, str]) -> None:
+    """Of two documents whose names differ in case alone each has its own."""
+
+    upsert = parse_definition("connectors/acme.yaml", BATCH.encode()).upsert
+    content = msgspec.json.encode({"done": [{"key": name, "id": id} for id, name in enumerate(names)]})
+    reading = read(Answer(200, [(b"content-type", b"application/json")], content), {})
+
+    outcomes = by_item(reading, upsert, [Named(name, {}) for name in ids], time.time())
+
+    assert [outcome.receiver_id for outcome in outcomes] == list(ids.values())
+
+
 # Batches
 
 
