@@ -108,7 +108,7 @@ def by_item(reading: Read, request: Request, items: Sequence[Named], now: float)
                 listed |= set() if part.each is None else {place}
                 outcome = _of_result(part, result, place, reading, items[place], now)
                 if outcome is not None:
-                    found.setdefault(place, outcome)
+                    found.setdefault(place, _with_id(outcome, part) if request.finding else outcome)
     return [found.get(place) or _untold(reading, request, place in listed) for place in range(len(items))]
 
 
@@ -123,6 +123,13 @@ def _placed(reading: Read, part: Reading, items: Sequence[Named]) -> Iterator[tu
     folded = {item.name.casefold(): place for place, item in enumerate(items) if item.name and item.name not in names}
     for name, (_, result) in zip(names, results, strict=True):
         yield exact.get(name, folded.get(name.casefold(), -1)), result
+
+
+def _with_id(outcome: Outcome, part: Reading) -> Outcome:
+    """Of what `find` found. One that should have an id and has none is not taken for one that is not there."""
+    if outcome.kind is not OutcomeKind.DELIVERED or part.receiver_id is None or outcome.receiver_id:
+        return outcome
+    return Outcome(OutcomeKind.RETRY, f"It is found, and `receiver_id` gives no id: {outcome.detail}")
 
 
 def _untold(reading: Read, request: Request, listed: bool) -> Outcome:
