@@ -113,16 +113,22 @@ def by_item(reading: Read, request: Request, items: Sequence[Named], now: float)
 
 
 def _placed(reading: Read, part: Reading, items: Sequence[Named]) -> Iterator[tuple[int, Any]]:
-    """Each result with its item's place; -1 when it is of none. In any case, where no other has the very name."""
+    """Each result with the place of each item that it is about. In any case, where no other has the very name."""
     results = list(_results(reading.json, part))
     if part.name is None:
         yield from ((0 if len(items) == 1 else index, result) for index, result in results)
         return
     names = [asked(part.name, {**reading.variables, "result": result}) for _, result in results]
-    exact = {item.name: place for place, item in enumerate(items) if item.name}
-    folded = {item.name.casefold(): place for place, item in enumerate(items) if item.name and item.name not in names}
+    exact: dict[str, list[int]] = {}
+    folded: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        if item.name in names:
+            exact.setdefault(item.name, []).append(place)
+        else:
+            folded.setdefault(item.name.casefold(), []).append(place)
     for name, (_, result) in zip(names, results, strict=True):
-        yield exact.get(name, folded.get(name.casefold(), -1)), result
+        if name:
+            yield from ((place, result) for place in exact.get(name) or folded.get(name.casefold(), []))
 
 
 def _with_id(outcome: Outcome, part: Reading) -> Outcome:

@@ -222,6 +222,7 @@ delete:
         (["ab", "AB"], {"ab": "0", "AB": "1"}),
         (["Ab"], {"ab": "0"}),
         (["AB", "ab"], {"ab": "1"}),
+        (["ab", "cd"], {"ab": "0", "Ab": "", "CD": "1"}),
     ],
 )
 def test_the_very_name_comes_before_one_in_another_case(names: list[str], ids: dict[str, str]) -> None:
@@ -234,6 +235,16 @@ def test_the_very_name_comes_before_one_in_another_case(names: list[str], ids: d
     outcomes = by_item(reading, upsert, [Named(name, {}) for name in ids], time.time())
 
     assert [outcome.receiver_id for outcome in outcomes] == list(ids.values())
+
+
+def test_documents_of_one_name_have_one_result() -> None:
+    """Else the first of them would count as one that the answer says nothing of."""
+
+    outcomes, _ = _run(
+        BATCH.replace('  name: "{{ key }}"', '  name: "{{ entity }}"'), _json({"done": [{"key": "contact"}]})
+    )
+
+    assert [outcome.kind.name for outcome in outcomes] == ["DELIVERED"] * 3
 
 
 # Creating
