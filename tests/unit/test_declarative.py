@@ -18,7 +18,7 @@ from connectors.declarative.waits import parse_wait
 from connectors.transport import Answer
 from hub.connector import Reply, read_settings
 from hub.errors import ProjectError
-from hub.kit.checks import Bench, deliver
+from hub.kit.bench import Bench, deliver
 from hub.kit.server import Asked, Behaviour, Server, says, write
 from hub.project import Destination
 
