@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -93,19 +93,23 @@ class DeclarativeConnector:
     # Items into requests, answers into outcomes
 
     async def _deliver(self, group: Sequence[Item], end: float) -> list[Outcome]:
-        """`end`, by time.monotonic: no request begins after it."""
+        """Found, and then updated or created; or simply sent. `end`, by time.monotonic: no request begins after it."""
         request = group[0].request
         if request.find is None:
             return await self._ask(request, group, end)
         found = await self._ask(request.find, group, end)
-        there = [
-            Item(item.place, request, item.same, {**item.variables, "found": outcome.receiver_id})
-            for item, outcome in zip(group, found, strict=True)
-            if outcome.kind is OutcomeKind.DELIVERED and outcome.receiver_id
-        ]
         told = {item.place: outcome for item, outcome in zip(group, found, strict=True)}
-        if there:
-            told |= dict(zip([item.place for item in there], await self._ask(request, there, end), strict=True))
+        known = [item for item in group if told[item.place].kind is OutcomeKind.DELIVERED]
+        ids = {item.place: told[item.place].receiver_id for item in known}
+        there = [
+            replace(item, variables={**item.variables, "found": ids[item.place]}) for item in known if ids[item.place]
+        ]
+        for item, outcome in zip(there, await self._ask(request, there, end), strict=True):
+            told[item.place] = _identified(item, outcome)
+        if request.create:
+            missing = [item for item in known if not ids[item.place]]
+            created = await self._ask(request.create, missing, end)
+            told |= {item.place: outcome for item, outcome in zip(missing, created, strict=True)}
         return list(told.values())
 
     async def _ask(self, request: Request, group: Sequence[Item], end: float) -> list[Outcome]:
@@ -213,6 +217,13 @@ def grouped(items: Sequence[Item], size: Any) -> list[list[Item]]:
 
 def _name(request: Request, item: Item) -> str:
     return "" if request.name is None else str(rendered(request.name, item.variables))
+
+
+def _identified(item: Item, outcome: Outcome) -> Outcome:
+    """What was updated has the id that was found, where the answer gives none."""
+    if outcome.kind is not OutcomeKind.DELIVERED or outcome.receiver_id or item.variables["event"] == "deleted":
+        return outcome
+    return msgspec.structs.replace(outcome, receiver_id=item.variables["found"])
 
 
 def _body(message: Message) -> Any:

@@ -21,7 +21,7 @@ from hub.project import Limits, Network
 
 # By form: what is made wrong in it, and how.
 FAULT = {
-    ".yaml": ("{status: 429, outcome: throttle, wait: [header retry-after, 10s]}", "{status: 403, outcome: refused}"),
+    ".yaml": ("status: 429, outcome: throttle", "status: 418, outcome: throttle"),
     ".py": ("Outcome(OutcomeKind.HELD, ", "Outcome(OutcomeKind.REFUSED, "),
 }
 
@@ -108,10 +108,11 @@ def test_what_is_not_tried_is_named() -> None:
     verdicts = [
         Verdict("one"),
         Verdict("two", not_tried="it is not here"),
-        Verdict("three", not_tried="it is not here"),
+        Verdict("three", "update", not_tried="it is not here"),
+        Verdict("three", "create", not_tried="it is not here"),
     ]
 
-    assert list(untried_checks(verdicts)) == [("it is not here", ["two", "three"])]
+    assert list(untried_checks(verdicts)) == [("it is not here", ["two", "three (update, create)"])]
 
 
 def test_a_new_service_passes_its_tests(tmp_path: Path) -> None:

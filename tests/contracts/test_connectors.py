@@ -24,9 +24,7 @@ from hub.connector import ConnectorKind, read_settings, settings_problems
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.discovery import UnknownConnector
 from hub.errors import ProjectError
-from hub.kit import checks
-from hub.kit.checks import Bench
-from hub.kit.running import run_case, run_kit
+from hub.kit.running import run_kit
 from hub.project import Destination, Limits, Network, Place
 from tests.receiver import Receiver
 
@@ -126,21 +124,14 @@ def test_the_definition_that_the_page_shows_passes() -> None:
 
 
 def test_the_definition_that_finds_on_the_page_passes() -> None:
-    """What is about finding, and its own cases."""
+    """With its own cases."""
 
     page = (Path(__file__).parents[2] / "docs/connectors/declarative.md").read_text("utf-8")
     shown = page.split("## Finding first", 1)[1].split("```yaml\n", 1)[1].split("```", 1)[0]
-    kind = read_definition("connectors/birch.yaml", shown.encode())
-    assert kind.trial
-    bench = Bench("birch", kind, kind.trial, Path())
+    verdicts = asyncio.run(run_kit("birch", read_definition("connectors/birch.yaml", shown.encode())))
 
-    async def run() -> None:
-        await checks.deletes(bench)
-        await checks.leaves_others_alone(bench)
-        for case in bench.trial.cases:
-            await run_case(bench, case)
-
-    asyncio.run(run())
+    assert {"update", "create", "delete"} <= {verdict.request for verdict in verdicts}
+    assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
 
 
 def test_connectors_are_found_by_their_files_name() -> None:
