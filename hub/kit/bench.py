@@ -261,9 +261,11 @@ def expect_no_secret(bench: Bench, outcomes: Sequence[Outcome]) -> None:
     assert not shown, "A detail shows a secret of the settings."
 
 
-def expect_wait(outcomes: Sequence[Outcome], headers: Mapping[str, str], remedy: str) -> None:
+def expect_wait(
+    outcomes: Sequence[Outcome], headers: Mapping[str, str], remedy: str, kind: OutcomeKind = RETRY
+) -> None:
     """`headers`: those that ask for BUSY seconds."""
-    expect(outcomes, RETRY)
+    expect(outcomes, kind)
     for outcome in outcomes:
         waits = "for its next attempt" if outcome.after is None else f"for {outcome.after:.0f}"
         near = outcome.after is not None and BUSY - 10 <= outcome.after <= BUSY + 1
