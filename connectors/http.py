@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from http import HTTPStatus
-from importlib.metadata import version
 
 import msgspec
 from yarl import URL
@@ -22,7 +21,6 @@ from hub.connector import ConnectorKind, Reply, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.project import Limits
 
-CONNECTING = 0.9  # of the attempt's time limit: past it the receiver cannot be reached, rather than being slow
 OURS = frozenset(
     {
         "connection",
@@ -70,10 +68,8 @@ class HttpConnector:
         self._answers = frozenset(settings.answers)
         self._redacted = Redactor(_secret_texts(settings))
         self._wire = Wire(
-            concurrency=limits.concurrency,
-            connect_timeout=limits.timeout * CONNECTING,
+            limits,
             tls=_tls(settings),
-            network=limits.network,
             proxy=URL(settings.proxy) if settings.proxy else None,
         )
 
@@ -169,12 +165,10 @@ def _fixed_headers(settings: HttpSettings) -> list[tuple[str, str]]:
     """Those that every request has."""
     headers = [(name.lower(), value) for name, value in settings.headers.items()]
     names = {name for name, _ in headers}
-    if "user-agent" not in names:
-        headers.append(("user-agent", f"hub/{version('hub-cdc')}"))
     basic = _basic(URL(settings.url))
     if basic and "authorization" not in names:
         headers.append(("authorization", f"Basic {basic}"))
-    return [*headers, ("accept-encoding", "identity")]
+    return headers
 
 
 def _basic(url: URL) -> str:

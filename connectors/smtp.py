@@ -253,6 +253,7 @@ CONNECTOR = ConnectorKind(
     SmtpSettings,
     SmtpConnector,
     check,
+    sends_body=("created", "updated", "deleted"),
     side_effects=True,
     about="a mail server, a mail a delivery",
     trial=Trial(

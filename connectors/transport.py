@@ -10,8 +10,11 @@ compressed answer asked for or unpacked. Each connection's address is checked as
 """
 
 import asyncio
+import os
+import re
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 
 import aiohttp
 import httpx
@@ -21,11 +24,15 @@ from yarl import URL
 
 from connectors.addresses import Guard, Refused
 from hub.connector import MAY_SEND
-from hub.project import Network
+from hub.project import Limits
 
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+
+CONNECTING = 0.9  # of the attempt's time limit: past it the receiver cannot be reached, rather than being slow
 KEEP_ALIVE = 4.0  # seconds; shorter than common servers keep an idle connection, so that none ends under a request
 BODY_BYTES = 65_536  # of an answer that are read, unless told otherwise; the rest is not
 BODY_TIME = 3.0  # seconds that an answer's body gets after its head
+_OPENSSL = re.compile(r"^\[\w+(: \w+)?\] | \(\w+\.c:\d+\)$")  # what stands around OpenSSL's words
 
 
 class WireError(Exception):
@@ -56,25 +63,22 @@ class Wire:
 
     def __init__(
         self,
+        limits: Limits,
         *,
-        concurrency: int,
-        connect_timeout: float,
         tls: ssl.SSLContext | bool = True,
-        network: Network = Network(),  # noqa: B008 - it is frozen
         proxy: URL | None = None,
         resolver: AbstractResolver | None = None,
         body_bytes: int = BODY_BYTES,
     ) -> None:
-        """`connect_timeout`: seconds for DNS, TCP and TLS together. With a proxy the address checked is the proxy's.
-
-        `body_bytes` of an answer are read at most.
+        """As many connections as `limits.concurrency`, to addresses that `limits.network` allows; with a proxy that is
+        the proxy's. `body_bytes` of an answer are read at most.
         """
         self._body_bytes = body_bytes
-        self._concurrency = concurrency
-        self._guard = Guard(network)
+        self._concurrency = limits.concurrency
+        self._guard = Guard(limits.network)
         self._proxy = proxy
         self._resolver = resolver
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=limits.timeout * CONNECTING)
         self._tls = tls
         self._open: aiohttp.ClientSession | None = None
 
@@ -89,28 +93,32 @@ class Wire:
             )
             self._open = aiohttp.ClientSession(
                 connector=connector,
+                headers={"user-agent": f"hub/{version('hub-cdc')}", "accept-encoding": "identity"},
                 proxy=self._proxy,
                 timeout=self._timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,
-                skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept", "Content-Type"),
+                skip_auto_headers=("Accept", "Content-Type"),
                 max_line_size=16_384,
                 max_field_size=16_384,
             )
         return self._open
 
-    async def exchange(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
-        """Raises Unreachable or Broken."""
+    async def exchange(self, method: str, url: URL | str, headers: Headers, content: bytes = b"") -> Answer:
+        """Raises Unreachable or Broken. A `url` that is a text is sent as it is written: quote what is put into it.
+
+        Without a user-agent in `headers` it is the hub's own. Where a kept connection was just ended by the other side,
+        the request is sent once more.
+        """
         try:
-            return await self._send(method, url, headers, content)
+            return await self._send(method, URL(url, encoded=True), headers, content)
         except aiohttp.ConnectionTimeoutError as error:
             raise Unreachable("The connection took too long.") from error
         except aiohttp.ClientConnectorError as error:
-            refused = error.os_error.strerror if isinstance(error.os_error, Refused) else ""
-            raise Unreachable(refused or _sentence(error)) from error
+            raise Unreachable(_why(error)) from error
         except aiohttp.InvalidURL as error:
-            raise Unreachable(f"{url.host} is no host: {error.description}.") from error
+            raise Unreachable(f"{URL(url, encoded=True).host} is no host: {error.description}.") from error
         except aiohttp.ClientHttpProxyError as error:
             raise Unreachable(f"The proxy answered {error.status} {error.message}.") from error
         except aiohttp.ClientResponseError as error:
@@ -118,14 +126,14 @@ class Wire:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Broken(_sentence(error)) from error
 
-    async def _send(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
+    async def _send(self, method: str, url: URL, headers: Headers, content: bytes) -> Answer:
         try:
             return await self._once(method, url, headers, content)
         except aiohttp.ServerDisconnectedError:
             # An idle connection that its server was just closing. Another try is safe: the id is the same.
             return await self._once(method, url, headers, content)
 
-    async def _once(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
+    async def _once(self, method: str, url: URL, headers: Headers, content: bytes) -> Answer:
         session = self._session()
         if not content:
             MAY_SEND.get()()
@@ -191,6 +199,20 @@ async def _beginning(answer: aiohttp.ClientResponse, most: int) -> bytes:
         pass  # the status is known, and that is what counts
     answer.close()
     return bytes(content)
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """`Cannot connect to crm.example:443: Connection refused.`: none of the names that programs have for it."""
+    fault = error.os_error
+    if isinstance(fault, Refused):
+        return str(fault.strerror)
+    if isinstance(fault, ssl.SSLError):
+        reason = _OPENSSL.sub("", fault.strerror or str(fault))
+    elif fault.errno and not isinstance(error, aiohttp.ClientConnectorDNSError):
+        reason = os.strerror(fault.errno)  # asyncio has the address in its text
+    else:
+        reason = fault.strerror or str(fault) or "the connection was cut"
+    return f"Cannot connect to {error.host}:{error.port}: {reason.rstrip('.')}."
 
 
 def _sentence(error: BaseException) -> str:

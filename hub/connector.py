@@ -4,6 +4,7 @@ A connector is one file: a module that offers `CONNECTOR`, a ConnectorKind, or a
 Nothing else registers it; `hub/discovery.py` finds it by its file's name.
 """
 
+import asyncio
 import difflib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -68,11 +69,22 @@ class Case:
     events: tuple[str, ...] = ()  # of the messages; () means "created" for all
     find: Callable[[Sequence[Message]], Reply] | None = None  # to what is asked first; None: `answer` is to that too
     requests: tuple[str, ...] = ()  # that are sent, in order: "DELETE /contacts/9", unquoted; () means any
+    bodies: tuple[Any, ...] = ()  # their JSON, in order, None where there is no body; () means any
+    headers: Mapping[str, str] = field(default_factory=dict)  # that each of them has, names in lower case
+    wait: float | None = None  # seconds that the system is left alone afterwards; None means any
 
 
 def found_of(message: Message) -> str:
     """The kit's system's own id of a message's document: eleven digits, which stand nowhere else."""
     return str(10**10 + zlib.crc32(message.key.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class TimeHeader:
+    """A header by which a system says how long it wants to be left alone."""
+
+    form: str  # seconds; date: as HTTP writes it; epoch: seconds since 1970
+    name: str  # in lower case
 
 
 class NotTried(Exception):
@@ -103,10 +115,19 @@ class Trial:
     answer: Callable[[Sequence[Message], int], Reply] | None = None
     # Brings the system up, with a directory for what it keeps; NotTried when this machine has none.
     system: Callable[[Path], AbstractAsyncContextManager[System]] | None = None
-    # What the system says when it is asked, before a delete, for its own ids of the messages' documents: those that
-    # `found_of` gives. None: nothing is asked.
+    # What the system says when it is asked first for its own ids of the messages' documents: those that `found_of`
+    # gives. None: nothing is asked.
     find: Callable[[Sequence[Message]], Reply] | None = None
-    nothing_written: Reply | None = None  # a 2xx of that system that means that nothing was written
+    finds: tuple[str, ...] = ("delete",)  # before what it is asked: upsert, delete
+    nothing_found: Callable[[Sequence[Message]], Reply] | None = None  # what it says when it has none of them
+    # What it says to an upsert's request after that, which creates them. None: none is sent, and they are not created.
+    create: Callable[[Sequence[Message]], Reply] | None = None
+    nothing_written: Reply | None = None  # a 2xx to an upsert's last request that means that nothing was written
+    # Headers of a 429, each of which says by itself how long is to be waited.
+    waits: tuple[TimeHeader, ...] = (TimeHeader("seconds", "retry-after"), TimeHeader("date", "retry-after"))
+    throttles: bool = False  # a 429 that tells no time is waited for nevertheless, and burns no attempt
+    # By the header that says how many requests are left: those that tell until when, if any does.
+    quotas: Mapping[str, tuple[TimeHeader, ...]] = field(default_factory=dict)
     cases: tuple[Case, ...] = ()
     excused: Mapping[str, str] = field(default_factory=dict)  # checks it is not put to, in their words: why, a clause
 
@@ -121,6 +142,7 @@ class ConnectorKind(Generic[Settings]):
     open: Callable[[Settings, Limits], Connector]  # called with an event loop running; touches nothing outside
     check: Callable[[Settings], str | None] = lambda _: None  # what is wrong with the values, one sentence
     required: tuple[str, ...] = ()  # fields that a subscription's `body:` must give
+    sends_body: tuple[str, ...] = ()  # created, updated, deleted: of these it sends the fields that `body:` gives
     side_effects: bool = False  # a delivery does what another cannot undo, as a mail: no replay unless told
     about: str = ""  # what it delivers to, one line
     trial: Trial | None = None  # what `hub connector test` tries it with
@@ -163,6 +185,19 @@ def read_settings(kind: ConnectorKind[Settings], destination: Destination) -> Se
                 return settings
             problems.append(_problem(destination, "", f"The destination {destination.name}: {wrong}", ""))
     raise ProjectError(problems)
+
+
+def batch_of(kind: ConnectorKind[Any], destination: Destination) -> int:
+    """How many messages one call takes. Opens the connector, and raises what that does."""
+
+    async def opened() -> int:
+        connector = kind.open(read_settings(kind, destination), destination.limits)
+        try:
+            return connector.batch
+        finally:
+            await connector.close()
+
+    return asyncio.run(opened())
 
 
 def _near(key: str, fields: Mapping[str, Any]) -> str:

@@ -100,21 +100,42 @@ def by_item(reading: Read, request: Request, items: Sequence[Named], now: float)
     """
     if not request.readings:
         return [Outcome(OutcomeKind.DELIVERED, summary(reading.answer))] * len(items)
-    places = {item.name.casefold(): place for place, item in enumerate(items) if item.name}
     found: dict[int, Outcome] = {}
     listed: set[int] = set()  # places that a list's result is about, with or without an outcome
     for part in request.readings:
-        for index, result in _results(reading.json, part):
-            place = 0 if len(items) == 1 and part.name is None else index
-            if part.name is not None:
-                name = asked(part.name, {**reading.variables, "result": result})
-                place = places.get(name.casefold(), -1)
+        for place, result in _placed(reading, part, items):
             if 0 <= place < len(items):
                 listed |= set() if part.each is None else {place}
                 outcome = _of_result(part, result, place, reading, items[place], now)
                 if outcome is not None:
-                    found.setdefault(place, outcome)
+                    found.setdefault(place, _with_id(outcome, part) if request.finding else outcome)
     return [found.get(place) or _untold(reading, request, place in listed) for place in range(len(items))]
+
+
+def _placed(reading: Read, part: Reading, items: Sequence[Named]) -> Iterator[tuple[int, Any]]:
+    """Each result with the place of each item that it is about. In any case, where no other has the very name."""
+    results = list(_results(reading.json, part))
+    if part.name is None:
+        yield from ((0 if len(items) == 1 else index, result) for index, result in results)
+        return
+    names = [asked(part.name, {**reading.variables, "result": result}) for _, result in results]
+    exact: dict[str, list[int]] = {}
+    folded: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        if item.name in names:
+            exact.setdefault(item.name, []).append(place)
+        else:
+            folded.setdefault(item.name.casefold(), []).append(place)
+    for name, (_, result) in zip(names, results, strict=True):
+        if name:
+            yield from ((place, result) for place in exact.get(name) or folded.get(name.casefold(), []))
+
+
+def _with_id(outcome: Outcome, part: Reading) -> Outcome:
+    """Of what `find` found. One that should have an id and has none is not taken for one that is not there."""
+    if outcome.kind is not OutcomeKind.DELIVERED or part.receiver_id is None or outcome.receiver_id:
+        return outcome
+    return Outcome(OutcomeKind.RETRY, f"It is found, and `receiver_id` gives no id: {outcome.detail}")
 
 
 def _untold(reading: Read, request: Request, listed: bool) -> Outcome:

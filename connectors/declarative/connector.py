@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,7 +12,6 @@ from connectors.declarative import answers
 from connectors.declarative.authentication import open_credentials
 from connectors.declarative.definition import Definition, Request
 from connectors.declarative.rendering import asked, cleared, rendered, rendered_text
-from connectors.http import CONNECTING
 from connectors.redaction import Redactor
 from connectors.transport import Answer, Wire, WireError
 from hub.delivery import Message, Outcome, OutcomeKind
@@ -41,12 +39,7 @@ class DeclarativeConnector:
         self._definition = definition
         self._settings = settings
         self._limits = limits
-        self._wire = Wire(
-            concurrency=limits.concurrency,
-            connect_timeout=limits.timeout * CONNECTING,
-            network=limits.network,
-            body_bytes=BODY_BYTES,
-        )
+        self._wire = Wire(limits, body_bytes=BODY_BYTES)
         self._credentials = open_credentials(definition.authentication, settings, self._wire)
         self._secrets = {str(settings[one.name]) for one in definition.settings if one.secret}
         self._open_at = 0.0  # time.monotonic: before it the system has no request left for us
@@ -100,19 +93,23 @@ class DeclarativeConnector:
     # Items into requests, answers into outcomes
 
     async def _deliver(self, group: Sequence[Item], end: float) -> list[Outcome]:
-        """`end`, by time.monotonic: no request begins after it."""
+        """Found, and then updated or created; or simply sent. `end`, by time.monotonic: no request begins after it."""
         request = group[0].request
         if request.find is None:
             return await self._ask(request, group, end)
         found = await self._ask(request.find, group, end)
-        there = [
-            Item(item.place, request, item.same, {**item.variables, "found": outcome.receiver_id})
-            for item, outcome in zip(group, found, strict=True)
-            if outcome.kind is OutcomeKind.DELIVERED and outcome.receiver_id
-        ]
         told = {item.place: outcome for item, outcome in zip(group, found, strict=True)}
-        if there:
-            told |= dict(zip([item.place for item in there], await self._ask(request, there, end), strict=True))
+        known = [item for item in group if told[item.place].kind is OutcomeKind.DELIVERED]
+        ids = {item.place: told[item.place].receiver_id for item in known}
+        there = [
+            replace(item, variables={**item.variables, "found": ids[item.place]}) for item in known if ids[item.place]
+        ]
+        for item, outcome in zip(there, await self._ask(request, there, end), strict=True):
+            told[item.place] = _identified(item, outcome)
+        if request.create:
+            missing = [item for item in known if not ids[item.place]]
+            created = await self._ask(request.create, missing, end)
+            told |= {item.place: outcome for item, outcome in zip(missing, created, strict=True)}
         return list(told.values())
 
     async def _ask(self, request: Request, group: Sequence[Item], end: float) -> list[Outcome]:
@@ -173,9 +170,9 @@ class DeclarativeConnector:
     def _headers(self, request: Request, variables: Mapping[str, Any]) -> list[tuple[str, str]]:
         own = [(name, rendered_text(value, variables, f"The header {name}")) for name, value in request.headers.items()]
         kind = [("content-type", "application/json")] if request.body is not None else []
-        ours = [("accept", "application/json"), ("user-agent", f"hub/{version('hub-cdc')}"), *kind]
+        ours = [("accept", "application/json"), *kind]
         names = {name for name, _ in own}
-        return [*own, *(pair for pair in ours if pair[0] not in names), ("accept-encoding", "identity")]
+        return [*own, *(pair for pair in ours if pair[0] not in names)]
 
     async def _exchange(self, method: str, url: URL, headers: list[tuple[str, str]], content: bytes) -> Answer:
         """WireError when no answer came. After a 401 the credentials are renewed once, where they can be."""
@@ -220,6 +217,13 @@ def grouped(items: Sequence[Item], size: Any) -> list[list[Item]]:
 
 def _name(request: Request, item: Item) -> str:
     return "" if request.name is None else str(rendered(request.name, item.variables))
+
+
+def _identified(item: Item, outcome: Outcome) -> Outcome:
+    """What was updated has the id that was found, where the answer gives none."""
+    if outcome.kind is not OutcomeKind.DELIVERED or outcome.receiver_id or item.variables["event"] == "deleted":
+        return outcome
+    return msgspec.structs.replace(outcome, receiver_id=item.variables["found"])
 
 
 def _body(message: Message) -> Any:

@@ -2,6 +2,7 @@
 is wrong with it by line and column. docs/connectors/declarative.md describes every key.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,9 @@ ITEM_NAMES = frozenset({"settings", "body", "event", "entity", "key", "version",
 FOUND_NAMES = ITEM_NAMES | {"found"}
 ANSWER_NAMES = frozenset({"settings", "status", "headers", "answer"})
 RESULT_NAMES = ANSWER_NAMES | ITEM_NAMES | {"result", "index", "found"}
-REPLY_NAMES = frozenset({"id", "key", "event", "index", "found"})
+REPLY_NAMES = frozenset({"id", "key", "event", "index", "found", "now"})
 
+_REQUEST = ("request", "headers", "batch", "item", "body", "name", "results", "outcomes")
 KEYS: Mapping[str, tuple[str, ...]] = {
     "connector": (
         *("connector", "about", "side_effects", "settings", "authentication", "required", "clear", "same"),
@@ -41,14 +43,16 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "header": ("name", "value"),
     "basic": ("user", "password"),
     "oauth2": ("token_url", "client_id", "client_secret", "scope", "credentials"),
-    "request": ("request", "headers", "batch", "item", "body", "name", "results", "outcomes", "find"),
-    "find": ("request", "headers", "batch", "item", "body", "name", "results", "outcomes"),
+    "upsert": (*_REQUEST, "find", "create"),
+    "delete": (*_REQUEST, "find"),
+    "find": _REQUEST,
+    "create": _REQUEST,
     "result": ("each", "for", "receiver_id", "outcome", "outcomes"),
     "rule": ("status", "when", "outcome", "wait", "detail"),
     "quota": ("remaining", "wait"),
-    "test": ("settings", "body", "upsert", "delete", "find", "nothing_written", "cases"),
+    "test": (*("settings", "body", "upsert", "create", "delete", "find", "nothing_found", "nothing_written", "cases"),),
     "reply": ("status", "headers", "item", "body"),
-    "case": ("name", "events", "find", "answer", "outcomes", "requests"),
+    "case": ("name", "events", "find", "answer", "outcomes", "wait", "requests", "bodies", "headers"),
 }
 
 
@@ -96,19 +100,21 @@ class Request(msgspec.Struct, frozen=True):
     readings: tuple[Reading, ...]
     rules: tuple[Rule, ...]  # before those of the connector
     find: "Request | None" = None  # what is asked first, for the system's own ids
+    create: "Request | None" = None  # what is sent instead when `find` finds nobody; None: nothing is
     finding: bool = False  # it is itself what is asked first: what its answer's list doesn't have is not there
 
 
 class Quota(msgspec.Struct, frozen=True):
     remaining: Any  # template: requests that are left
     wait: Wait
+    header: str  # that `remaining` reads, in lower case; "" when it is not one alone
 
 
 class Example(msgspec.Struct, frozen=True):
     """How the system answers in a test."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, Any]
     item: Any
     body: Any
 
@@ -119,13 +125,16 @@ class ExampleCase(msgspec.Struct, frozen=True):
     find: Example | None  # to what is asked first; None: `answer` is to that too
     answer: Example
     outcomes: tuple[str, ...]
+    wait: float | None  # seconds; None means any
     requests: tuple[str, ...]  # as "GET /path?query"; () means any
+    bodies: tuple[Any, ...]  # of the requests, None where there is none; () means any
+    headers: Mapping[str, str]  # of each request
 
 
 class Examples(msgspec.Struct, frozen=True):
     settings: Mapping[str, Any]
     body: Any
-    answers: Mapping[str, Example]  # upsert, delete, find
+    answers: Mapping[str, Example]  # of ANSWERED
     nothing_written: Example | None
     cases: tuple[ExampleCase, ...]
 
@@ -146,7 +155,10 @@ class Definition(msgspec.Struct, frozen=True):
     examples: Examples | None
 
 
+ANSWERED = ("upsert", "create", "delete", "find", "nothing_found")  # in `test`: what the system answers
+HEADER = re.compile(r"""headers\[\s*['"]([\w-]+)['"]\s*\]""")
 LEAVE_OUT = "leave out"  # of `clear`
+NO_CREATE = "none"  # of `create`
 
 
 def parse_definition(file: str, content: bytes) -> Definition:
@@ -170,12 +182,12 @@ class _Reader:
         if name and name != stem:
             fields.wrong("connector", f"is {name!r}, but the file is {stem}.yaml.", "Give both the same name.")
         fields.require("upsert", "{request: POST {{ settings.url }}/contacts, body: …}")
-        upsert = self.request(fields, "upsert", "request", ITEM_NAMES)
-        delete = self.request(fields, "delete", "request", ITEM_NAMES)
+        upsert = self.request(fields, "upsert", "upsert", ITEM_NAMES)
+        delete = self.request(fields, "delete", "delete", ITEM_NAMES)
         examples = self.examples(fields)
-        if delete and delete.find and examples and "find" not in examples.answers:
-            remedy = "Add 'find: {body: …}', with {{ found }} where the API gives its id."
-            fields.wrong("test", "has no 'find': what the API answers to the 'find' of 'delete'.", remedy)
+        finding = [step for step, request in (("upsert", upsert), ("delete", delete)) if request and request.find]
+        if examples and finding:
+            self.check_finding(fields, examples, finding)
         return Definition(
             name=name,
             about=fields.text("about", example="What it delivers to."),
@@ -191,6 +203,16 @@ class _Reader:
             quotas=tuple(self.quota(one) for one in self.maps(fields, "quota", "a quota", KEYS["quota"])),
             examples=examples,
         )
+
+    def check_finding(self, fields: Fields, examples: Examples, finding: Sequence[str]) -> None:
+        """`finding`: the requests that have a `find`."""
+        if "find" not in examples.answers:
+            whose = " and ".join(f"'{step}'" for step in finding)
+            remedy = "Add 'find: {body: …}', with {{ found }} where the API gives its id."
+            fields.wrong("test", f"has no 'find': what the API answers to the 'find' of {whose}.", remedy)
+        if "upsert" in finding and "nothing_found" not in examples.answers:
+            remedy = "Add 'nothing_found: {body: …}'."
+            fields.wrong("test", "has no 'nothing_found': what the API answers when 'find' finds nobody.", remedy)
 
     # Settings and authentication
 
@@ -243,7 +265,7 @@ class _Reader:
         below = fields.map(key, KEYS[kind], f"'{key}'")
         if below is None:
             return None
-        has_find = kind == "request" and below.has("find")
+        has_find = below.has("find") and "find" in KEYS[kind]
         names = names | {"found"} if has_find else names
         batch = self.part(below, "batch", SETTINGS_NAMES) if below.has("batch") else 1
         many = batch != 1
@@ -252,13 +274,16 @@ class _Reader:
         line = below.text("request", example="POST {{ settings.url }}/contacts")
         method, _, url = line.partition(" ")
         if line and (method not in METHODS or not url.strip()):
-            below.wrong("request", "must be a method and a URL.", "Write POST {{ settings.url }}/contacts.")
+            remedy = f"Begin with one of {', '.join(METHODS)}, written out: POST {{{{ settings.url }}}}/contacts."
+            below.wrong("request", "must be a method, which is no template, and a URL.", remedy)
         outer = SETTINGS_NAMES if many else names
         find = self.request(below, "find", "find", ITEM_NAMES) if has_find else None
-        if find and many != (find.batch != 1):
-            below.wrong(
-                "find", "and the request proper are not for as many documents.", "Give both a 'batch', or neither."
-            )
+        create = self.create(below) if "create" in KEYS[kind] else None
+        for other, asked in (("find", find), ("create", create)):
+            if asked and many != (asked.batch != 1):
+                below.wrong(
+                    other, "and the request proper are not for as many documents.", "Give both a 'batch', or neither."
+                )
         place = below.entries["request"].value if below.has("request") else None
         return Request(
             method=method,
@@ -273,8 +298,21 @@ class _Reader:
             ),
             rules=self.rules(below, "outcomes", ANSWER_NAMES),
             find=find,
+            create=create,
             finding=kind == "find",
         )
+
+    def create(self, fields: Fields) -> Request | None:
+        """What an upsert sends when its `find` finds nobody: it has to say, be it that nothing is sent."""
+        if not fields.has("find"):
+            if fields.has("create"):
+                fields.wrong("create", "is for what 'find' does not find, and there is no 'find'.", "Add one.")
+            return None
+        fields.require("create", "{request: POST …, body: …}', or, where nobody is to be created, 'create: none")
+        node = fields.entries["create"].value if fields.has("create") else None
+        if isinstance(node, Scalar) and node.value == NO_CREATE:
+            return None
+        return self.request(fields, "create", "create", ITEM_NAMES)
 
     def reading(self, fields: Fields, found: bool) -> Reading:
         """`found`: of `find`, where a result is one that is there, unless it says otherwise."""
@@ -341,7 +379,10 @@ class _Reader:
         fields.require("remaining", "\"{{ headers['x-ratelimit-remaining'] }}\"")
         fields.require("wait", "header x-ratelimit-reset")
         remaining = self.template(fields, "remaining", ANSWER_NAMES)
-        return Quota(remaining, self.wait(fields) or parse_wait(["10s"]) or Wait(()))
+        header = HEADER.search(fields.text("remaining")) if remaining is not None else None
+        return Quota(
+            remaining, self.wait(fields) or parse_wait(["10s"]) or Wait(()), header[1].lower() if header else ""
+        )
 
     # Tests
 
@@ -349,7 +390,7 @@ class _Reader:
         below = fields.map("test", KEYS["test"], "'test'")
         if below is None:
             return None
-        answers = {key: self.example(below, key) for key in ("upsert", "delete", "find") if below.has(key)}
+        answers = {key: self.example(below, key) for key in ANSWERED if below.has(key)}
         return Examples(
             settings=below.tree("settings", float) or {},
             body=below.tree("body"),
@@ -362,10 +403,9 @@ class _Reader:
         below = fields.map(key, KEYS["reply"], f"'{key}'")
         if below is None:
             return None
-        headers = below.tree("headers") or {}
         return Example(
             status=below.integer("status", 200, 100, 599),
-            headers={str(name): str(value) for name, value in headers.items()},
+            headers=self.texts(below, "headers", REPLY_NAMES),
             item=self.part(below, "item", REPLY_NAMES),
             body=self.part(below, "body", REPLY_NAMES),
         )
@@ -378,8 +418,18 @@ class _Reader:
             find=self.example(fields, "find"),
             answer=self.example(fields, "answer") or Example(200, {}, None, None),
             outcomes=self.words(fields, "outcomes", RESULT_OUTCOMES),
+            wait=fields.seconds("wait", 0.0) if fields.has("wait") else None,
             requests=self.requests(fields),
+            bodies=self.bodies(fields),
+            headers={str(name).lower(): str(value) for name, value in (fields.tree("headers") or {}).items()},
         )
+
+    def bodies(self, fields: Fields) -> tuple[Any, ...]:
+        bodies = fields.tree("bodies", float)
+        if bodies is not None and not isinstance(bodies, list):
+            fields.wrong("bodies", "is no list.", "Write the body of each request, in order; null where there is none.")
+            return ()
+        return tuple(bodies or ())
 
     def requests(self, fields: Fields) -> tuple[str, ...]:
         requests = self.words(fields, "requests")

@@ -1,6 +1,7 @@
 """A definition as the ConnectorKind that destinations are read by and the conformance kit tries out."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,19 +10,24 @@ from yarl import URL
 
 from connectors.declarative.connector import DeclarativeConnector
 from connectors.declarative.definition import (
+    LEAVE_OUT,
     SETTING_TYPES,
     Definition,
     Example,
     ExampleCase,
     Examples,
+    Rule,
     Setting,
     parse_definition,
 )
-from connectors.declarative.rendering import rendered
-from hub.connector import Case, ConnectorKind, Reply, Trial, found_of
+from connectors.declarative.rendering import rendered, uses
+from connectors.declarative.waits import Wait
+from hub.connector import Case, ConnectorKind, Reply, TimeHeader, Trial, found_of
 from hub.delivery import Message
 from hub.documents import encode
 from hub.project import Limits
+
+CLEARS = "a null of the body clears its field"  # the kit's check
 
 
 def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
@@ -32,10 +38,16 @@ def read_definition(file: str, content: bytes) -> ConnectorKind[Any]:
         open=partial(_open, definition),
         check=partial(_check, definition),
         required=definition.required,
+        sends_body=_events_with_body(definition),
         side_effects=definition.side_effects,
         about=definition.about,
         trial=_trial(definition, definition.examples) if definition.examples else None,
     )
+
+
+def _events_with_body(definition: Definition) -> tuple[str, ...]:
+    events = ("created", "updated") if uses(definition.upsert, "body") else ()
+    return (*events, "deleted") if uses(definition.delete, "body") else events
 
 
 def _settings_type(definition: Definition) -> type[msgspec.Struct]:
@@ -81,40 +93,79 @@ def _wrong_url(name: str, value: str) -> str | None:
 
 
 def _trial(definition: Definition, examples: Examples) -> Trial:
-    find = examples.answers.get("find")
-    finds = definition.delete is not None and definition.delete.find is not None
+    def replies(name: str) -> Callable[[Sequence[Message]], Reply] | None:
+        return partial(_reply, examples.answers[name]) if name in examples.answers else None
+
+    steps = {"upsert": definition.upsert, "delete": definition.delete}
+    finds = tuple(step for step, request in steps.items() if request and request.find)
+    leaves_out = {CLEARS: "`clear: leave out` clears nothing"} if definition.clear == LEAVE_OUT else {}
     return Trial(
         settings=examples.settings,
         body=examples.body,
-        answer=partial(_answer, examples),
-        find=partial(_reply, find) if find and finds else None,
+        answer=partial(_answer, examples, finds),
+        find=replies("find") if finds else None,
+        finds=finds,
+        nothing_found=replies("nothing_found"),
+        create=(replies("create") or replies("upsert") or _no_content) if definition.upsert.create else None,
         nothing_written=_reply(examples.nothing_written, []) if examples.nothing_written else None,
+        waits=_time_headers([rule.wait for rule in definition.rules if _is_of_429(rule)][:1]),
+        throttles=True,
+        quotas={quota.header: _time_headers([quota.wait]) for quota in definition.quotas if quota.header},
         cases=tuple(_case(case) for case in examples.cases),
+        excused=leaves_out,
     )
+
+
+def _is_of_429(rule: Rule) -> bool:
+    """Whatever else the answer says."""
+    fits = not rule.statuses or any(429 in statuses for statuses in rule.statuses)
+    return rule.outcome == "throttle" and rule.when is None and fits
+
+
+def _time_headers(waits: Iterable[Wait | None]) -> tuple[TimeHeader, ...]:
+    forms = {"header": ("seconds", "date", "epoch"), "epoch": ("epoch",)}
+    ways = [way for wait in waits if wait for way in wait.ways]
+    return tuple(TimeHeader(form, name) for way, name in ways for form in forms.get(way, ()))
 
 
 def _case(case: ExampleCase) -> Case:
     find = partial(_reply, case.find) if case.find else None
-    return Case(case.name, partial(_reply, case.answer), case.outcomes, case.events, find, case.requests)
+    return Case(
+        case.name,
+        partial(_reply, case.answer),
+        case.outcomes,
+        case.events,
+        find,
+        case.requests,
+        case.bodies,
+        case.headers,
+        case.wait,
+    )
 
 
-def _answer(examples: Examples, messages: Sequence[Message], before: int) -> Reply:
+def _answer(examples: Examples, finds: Sequence[str], messages: Sequence[Message], before: int) -> Reply:
     """As the system would answer when all is well."""
     step = "delete" if messages and messages[0].event == "deleted" else "upsert"
-    if step == "delete" and before == 0 and "find" in examples.answers:
+    if step in finds and before == 0:
         step = "find"
     example = examples.answers.get(step)
     return _reply(example, messages) if example else Reply(204)
 
 
+def _no_content(messages: Sequence[Message]) -> Reply:
+    return Reply(204)
+
+
 def _reply(example: Example, messages: Sequence[Message]) -> Reply:
-    shown = [
-        {"id": one.id, "key": one.key, "event": one.event, "index": index, "found": found_of(one)}
+    now = int(time.time())
+    shown: list[dict[str, Any]] = [
+        {"id": one.id, "key": one.key, "event": one.event, "index": index, "found": found_of(one), "now": now}
         for index, one in enumerate(messages)
     ]
+    first = shown[0] if shown else {"now": now}
     items = [rendered(example.item, each) for each in shown]
-    body = None if example.body is None else rendered(example.body, shown[0] if shown else {}, items)
-    headers = dict(example.headers)
+    headers = {name: str(rendered(value, first)) for name, value in example.headers.items()}
     if example.body is None:
         return Reply(example.status, headers)
-    return Reply(example.status, {"content-type": "application/json", **headers}, encode(body))
+    body = encode(rendered(example.body, first, items))
+    return Reply(example.status, {"content-type": "application/json", **headers}, body)

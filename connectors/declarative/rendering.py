@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from connectors.declarative.definition import ITEMS, LEAVE_OUT, SPREAD
 from hub.errors import FaultError
 from hub.subscriptions.templates import Expression, Template, TemplateFailure
@@ -57,6 +59,16 @@ def holds(condition: Expression | None, variables: Variables) -> bool:
         return bool(condition.evaluate(variables))
     except TemplateFailure:
         return False
+
+
+def uses(part: Any, name: str) -> bool:
+    """Whether a template in it, at any depth, asks for that name."""
+    if isinstance(part, Template | Expression):
+        return name in part.names
+    if isinstance(part, msgspec.Struct):
+        part = msgspec.structs.asdict(part)
+    parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+    return any(uses(one, name) for one in parts)
 
 
 def at_path(tree: Any, path: tuple[str, ...]) -> Any:

@@ -9,6 +9,8 @@ import msgspec
 from connectors.http import retry_after
 from hub.project.yaml_fields import duration
 
+MOMENT = 1e9  # from this number on a header's seconds are since 1970: a wait of thirty years is none
+
 
 class Wait(msgspec.Struct, frozen=True):
     """Ways to tell a time; the first that tells one counts."""
@@ -25,7 +27,9 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 def parse_wait(texts: Sequence[str]) -> Wait | None:
-    """Of `10s`, `header retry-after` (seconds or a date), `epoch x-reset` (seconds since 1970), `day Europe/Paris`."""
+    """Of `10s`, `header retry-after` (seconds, a date, or seconds since 1970), `epoch x-reset` (seconds since 1970),
+    `day Europe/Paris`.
+    """
     ways = [_parsed(text) for text in texts]
     known = tuple(way for way in ways if way is not None)
     return Wait(known) if known and len(known) == len(ways) else None
@@ -49,11 +53,9 @@ def _told(way: str, value: str, headers: Mapping[str, str], now: float) -> float
     match way:
         case "seconds":
             return float(value)
-        case "header":
-            return retry_after(headers.get(value), now)
-        case "epoch":
-            moment = retry_after(headers.get(value), now)
-            return None if moment is None else moment - now
+        case "header" | "epoch":
+            told = retry_after(headers.get(value), now)
+            return told - now if told is not None and (way == "epoch" or told >= MOMENT) else told
     return _to_midnight(ZoneInfo(value), now)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from hub.catalogue import Catalogue
 from hub.check.catalogue import Unsupported, check_entity
-from hub.check.subscriptions import check_required, check_subscription
-from hub.connector import ConnectorKind, Kinds, settings_problems
+from hub.check.connectors import check_connection
+from hub.check.subscriptions import check_subscription
+from hub.connector import ConnectorKind, Kinds, batch_of, settings_problems
 from hub.documents import Shape
 from hub.errors import InputError, Problem, ProjectError
 from hub.project import Columns, Destination, EntityConfig, Place, Project, Relation
@@ -41,15 +42,15 @@ def check(
         catalogue = (catalogues or {}).get(entity.source)
         if catalogue is not None and not entity.derived and not _is_in(entity.place, unread):
             shapes[entity.name] = check_entity(entity, catalogue, problems, unsupported)
-    required: dict[str, tuple[str, ...]] = {}  # by destination
+    connections: dict[str, tuple[ConnectorKind[Any], int | None]] = {}  # by destination
     if kinds is not None:
         for destination in project.destinations.values():
-            if not _is_in(destination.place, unread):
-                kind = _check_settings(destination, kinds, problems)
-                required[destination.name] = kind.required if kind else ()
+            if not _is_in(destination.place, unread) and (kind := _check_connector(destination, kinds, problems)):
+                connections[destination.name] = kind, _check_settings(destination, kind, problems)
     for subscription in project.subscriptions.values():
         check_subscription(subscription, shapes.get(subscription.entity), problems)
-        check_required(subscription, required.get(subscription.to, ()), problems)
+        if subscription.to in connections:
+            check_connection(subscription, *connections[subscription.to], problems)
     return [one for one in problems.in_order() if not (known and one.warning)]
 
 
@@ -113,10 +114,10 @@ def _check_forwarders(entity: EntityConfig, project: Project, problems: Problems
             problems.note(entity.places.get("from"), what, f"Add 'answers: [forward]' to {name!r}.")
 
 
-def _check_settings(destination: Destination, kinds: Kinds, problems: Problems) -> ConnectorKind[Any] | None:
+def _check_connector(destination: Destination, kinds: Kinds, problems: Problems) -> ConnectorKind[Any] | None:
     """The destination's connector; None when there is none."""
     try:
-        kind = kinds(destination.connector)
+        return kinds(destination.connector)
     except ProjectError as error:  # the connector's own file is at fault
         for problem in error.problems:
             problems.add(Place(problem.file, problem.line, problem.column), problem.what, problem.remedy)
@@ -124,10 +125,22 @@ def _check_settings(destination: Destination, kinds: Kinds, problems: Problems) 
     except InputError as error:
         problems.add(destination.places.get("connector"), error.what, error.remedy)
         return None
-    for problem in settings_problems(kind, destination):
+
+
+def _check_settings(destination: Destination, kind: ConnectorKind[Any], problems: Problems) -> int | None:
+    """How many documents the connector takes in one call; None when its settings are wrong."""
+    wrong = settings_problems(kind, destination)
+    for problem in wrong:
         place = Place(problem.file, problem.line, problem.column)
         problems.add(place, problem.what, problem.remedy, warning=problem.warning)
-    return kind
+    if wrong:
+        return None
+    try:
+        return batch_of(kind, destination)
+    except Exception as error:  # noqa: BLE001 - it is the integrator's code, and what it says may hold a secret
+        what = f"The connector {destination.connector} raises {type(error).__name__} when it is opened."
+        problems.add(destination.place, what, "Let its `check` say what is wrong with the settings.")
+        return None
 
 
 def _check_names(level: EntityConfig | Relation, problems: Problems) -> None:

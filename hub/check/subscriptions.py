@@ -1,7 +1,7 @@
 """A subscription judged before it runs: its pattern, paths and templates, against its documents' shape if known."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hub.check.templates import missing_fields
@@ -9,7 +9,7 @@ from hub.documents import Shape
 from hub.errors import InputError
 from hub.project import Place, SubscriptionConfig
 from hub.project.problems import Problems
-from hub.subscriptions.bodies import CLOUD_EVENT_FIELDS, EVENT_NAMES, compile_body
+from hub.subscriptions.bodies import compile_body
 from hub.subscriptions.diff import Each, Element, parse_path
 from hub.subscriptions.match import Spot
 from hub.subscriptions.match import problems as match_problems
@@ -28,30 +28,6 @@ def check_subscription(subscription: SubscriptionConfig, shape: Shape | None, pr
     _check_expression(subscription, "when", subscription.when, WHEN_NAMES, shape, problems)
     _check_body(subscription, shape, problems)
     _check_policy(subscription, problems)
-
-
-def check_required(subscription: SubscriptionConfig, required: Sequence[str], problems: Problems) -> None:
-    """`required`: fields that the connector wants in a body. A body that is a template may have them or not."""
-    for path, body in dict(_bodies(subscription)).items():
-        given = CLOUD_EVENT_FIELDS if body is None else {name for name in body if body[name] not in (None, "")}
-        missing = [name for name in required if name not in given]
-        if missing:
-            what = f"{subscription.to!r} refuses a delivery without {', '.join(missing)}, which 'body' does not give."
-            place = subscription.places.get(path) or subscription.place
-            problems.add(place, what, f"Write '{missing[0]}: …' into the body of this subscription.")
-
-
-def _bodies(subscription: SubscriptionConfig) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """The bodies that are maps, by path, and None for a CloudEvent."""
-    body = subscription.body
-    if not (isinstance(body, Mapping) and body and EVENT_NAMES.issuperset(body)):
-        parts = {"body": body}
-    else:
-        names = {event: event if event in body else "default" for event in subscription.on}
-        parts = {f"body.{name}" if name in body else "body": body.get(name) for name in names.values()}
-    for path, part in parts.items():
-        if part is None or isinstance(part, Mapping):
-            yield path, part
 
 
 def _check_match(subscription: SubscriptionConfig, shape: Shape | None, problems: Problems) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hub.catalogue import Catalogue
-from hub.commands.context import ProjectOption, echo_json, json_option, pass_project
+from hub.commands.context import ProjectOption, counted, echo_json, json_option, pass_project
 from hub.errors import InputError, OutsideError, Problem
 from hub.project import Project
 from hub.project.files import HUB_FILE, read
@@ -74,17 +74,13 @@ def _echo_as_text(problems: list[Problem], remarks: list[str]) -> None:
     for remark in remarks:
         click.echo(remark)
     faults = _faults(problems)
-    summary = f"{_counted(faults, 'problem')}, {_counted(len(problems) - faults, 'note')}."
+    summary = f"{counted(faults, 'problem')}, {counted(len(problems) - faults, 'note')}."
     click.echo(summary.capitalize())
 
 
 def _echo_as_json(problems: list[Problem], remarks: list[str]) -> None:
     found = [dataclasses.asdict(problem) for problem in problems]
     echo_json({"well": not _faults(problems), "problems": found, "remarks": remarks})
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count or 'no'} {noun}s"
 
 
 @click.command()

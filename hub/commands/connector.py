@@ -88,11 +88,13 @@ def test_connector(context: click.Context, option: ProjectOption, name: str | No
             told = [asdict(verdict) for verdict in verdicts]
             echo_json({"connector": each, "passed": well, "failed": len(faults), "checks": told})
             continue
-        for verdict in faults:
-            click.echo(f"{each}: {verdict.check}: {verdict.fault}")
         for reason, checks in untried_checks(verdicts):
             click.echo(f"{each}: not tried, {reason}: {'; '.join(checks)}")
-        click.echo(f"{each}: {f'{well} passed, {len(faults)} failed' if verdicts else UNTRIED}")
+        for verdict in faults:
+            click.echo(f"{each}: failed: {_named(verdict.check, [verdict.request])}: {verdict.fault}")
+        tried = ", ".join(dict.fromkeys(one.request for one in verdicts if one.request and not one.not_tried))
+        count = f"{well} passed, {len(faults)} failed" + (f"; requests: {tried}" if tried else "")
+        click.echo(f"{each}: {count if verdicts else UNTRIED}")
     if not as_json:
         click.echo(f"{passed} passed, {failed} failed")
     if failed or (name and untried):
@@ -100,9 +102,19 @@ def test_connector(context: click.Context, option: ProjectOption, name: str | No
 
 
 def untried_checks(verdicts: Sequence["Verdict"]) -> Iterator[tuple[str, list[str]]]:
-    """Each reason, and the checks that were not tried for it."""
+    """Each reason, and the checks that were not tried for it, each once with its requests."""
     for reason in dict.fromkeys(verdict.not_tried for verdict in verdicts if verdict.not_tried):
-        yield reason, [verdict.check for verdict in verdicts if verdict.not_tried == reason]
+        requests: dict[str, list[str]] = {}
+        for verdict in verdicts:
+            if verdict.not_tried == reason:
+                requests.setdefault(verdict.check, []).append(verdict.request)
+        yield reason, [_named(check, names) for check, names in requests.items()]
+
+
+def _named(check: str, requests: Sequence[str]) -> str:
+    """A check, with the requests that it was put to."""
+    names = ", ".join(filter(None, requests))
+    return f"{check} ({names})" if names else check
 
 
 @connector.command("new", short_help="Begin a connector that passes the kit.")

@@ -98,6 +98,12 @@ def echo_table(rows: Iterable[Iterable[Any]], header: Iterable[str]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 delivery`, `2 deliveries`, `no deliveries`."""
+    several = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"1 {noun}" if count == 1 else f"{count or 'no'} {several}"
+
+
 def known(name: str, names: Iterable[str], what: str) -> str:
     """`name` if it is one of `names`; InputError with the nearest ones otherwise."""
     import difflib

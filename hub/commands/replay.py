@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hub.commands.context import ProjectOption, echo_json, echo_table, json_option, known, pass_project
+from hub.commands.context import ProjectOption, counted, echo_json, echo_table, json_option, known, pass_project
 from hub.commands.parameters import Lsn, Moment, Rate, rfc3339
 from hub.errors import InputError
 from hub.operate.replay import Filters, refuse_empty
@@ -229,7 +229,8 @@ def _report(done: Replay, plan: Plan | None, as_json: bool) -> None:
 def _plan_text(kind: str, plan: Plan) -> str:
     if not plan.total:
         return "Nothing fits: there is nothing to send."
-    lines = [f"{kind}: {plan.versions} versions of {plan.documents} documents, {plan.total} deliveries"]
+    versions, documents = counted(plan.versions, "version"), counted(plan.documents, "document")
+    lines = [f"{kind}: {versions} of {documents}, {counted(plan.total, 'delivery')}"]
     lines += [f"  {name}: {count}" for name, count in sorted(plan.deliveries.items())]
     if kind == "backfill" and plan.deleted:
         lines.append(f"  {plan.deleted} of them delete what the receiver has, or may have, and is outside the set.")

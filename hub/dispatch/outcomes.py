@@ -6,6 +6,7 @@ import msgspec
 
 from hub.delivery import Forward, Outcome, OutcomeKind
 from hub.project import DeliveryPolicy
+from hub.project.yaml_fields import duration_text
 
 SECOND = 1_000_000  # microseconds
 JITTER = 0.1  # the largest part that a wait is lengthened by; it is never shortened
@@ -95,7 +96,7 @@ def expires_at(created_at: int, policy: DeliveryPolicy) -> int:
 
 
 def expiry_reason(policy: DeliveryPolicy) -> str:
-    return f"Not delivered within {policy.expire / 86400:g} days."
+    return f"Not delivered within {duration_text(policy.expire)}."
 
 
 def probe_delay(failures: int, jitter: float) -> float:

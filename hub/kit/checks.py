@@ -5,164 +5,43 @@ text is what the developer reads.
 """
 
 import asyncio
-import re
-import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
-from email.utils import formatdate
-from ipaddress import ip_network
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 
-from hub.connector import Connector, ConnectorKind, NotTried, Reply, System, Trial, found_of, read_settings
-from hub.delivery import Message, Outcome, OutcomeKind
+from hub.connector import NotTried, Reply, Trial
+from hub.delivery import Message, OutcomeKind
 from hub.kit import server
+from hub.kit.bench import (
+    DELIVERED,
+    HELD,
+    NOWHERE,
+    REFUSED,
+    RETRY,
+    TIMEOUT,
+    Bench,
+    Check,
+    by_step,
+    deliver,
+    expect,
+    expect_no_secret,
+    expect_wait,
+    key_of,
+    listed,
+    telling,
+    words_with,
+)
 from hub.kit.server import Asked, Behaviour, Server, listening
-from hub.project import Destination, Limits, Network
 
-THIS_MACHINE = Network((ip_network("127.0.0.0/8"),))
-NOWHERE = "http://127.0.0.1:9"  # where nobody listens
-TIMEOUT = 15.0  # seconds of an attempt in the kit
-STRANGER = 99  # the number of a document that nobody asked for
-BRIEF = 2.0  # seconds of one where nobody answers
+BRIEF = 2.0  # seconds of an attempt where nobody answers
 SHORT = 0.3  # seconds of one that is ended early
-BUSY = 120  # seconds that a throttling server asks for
-DETAIL = 500  # characters that a detail may have
 MEMORY = 48_000_000  # bytes that an answer may cost
 # Texts that would be code, or end a line, where they are not kept apart from it.
 EVIL = ("'; DROP TABLE documents; --", '"}], "x": ["', "a@example.org\r\nBcc: b@example.org", "\0\u202e{{ 7*7 }}%s")
-ANY_SYSTEM = System({}, lambda key: True)  # the settings alone say where to
-
-DELIVERED, RETRY, REFUSED, HELD = OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.REFUSED, OutcomeKind.HELD
-Check = Callable[["Bench"], Awaitable[None]]
-
-
-class Bench:
-    """A connector, what it is tried with, and a directory for it."""
-
-    def __init__(self, name: str, kind: ConnectorKind[Any], trial: Trial, directory: Path) -> None:
-        self.name = name
-        self.trial = trial
-        self._kind = kind
-        self._directory = directory
-        self.secrets = sorted(_words_with(trial.settings, "secret"))
-
-    def open(self, url: str, timeout: float = TIMEOUT) -> Connector:
-        """`url`: http://host:port of the other side."""
-        return self._open(self.trial.settings, url, timeout)
-
-    def _open(self, settings: Mapping[str, Any], url: str = NOWHERE, timeout: float = TIMEOUT) -> Connector:
-        host, _, port = url.removeprefix("http://").partition(":")
-        texts = {"{server}": url, "{host}": host, "{port}": port, "{directory}": str(self._directory)}
-        destination = Destination("kit", self.name, settings=_filled(dict(settings), texts))
-        return self._kind.open(read_settings(self._kind, destination), Limits(timeout=timeout, network=THIS_MACHINE))
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator["Working"]:
-        """The connector, with a system that does what it should. NotTried when there is none here."""
-        if self.trial.answer:
-            async with Server(server.silent) as there:
-                connector = self.open(there.url)
-                try:
-                    yield Working(self, connector, there, lambda key: any(key in asked.text for asked in there.asked))
-                finally:
-                    await connector.close()
-            return
-        empty = Path(tempfile.mkdtemp(dir=self._directory))
-        async with self.trial.system(empty) if self.trial.system else nullcontext(ANY_SYSTEM) as system:
-            connector = self._open({**self.trial.settings, **system.settings})
-            try:
-                yield Working(self, connector, None, system.has)
-            finally:
-                await connector.close()
-
-    def message(self, number: int, event: str = "created", *, like: str = "") -> Message:
-        """`number`: from 1, it makes id and key; `like`: the text that stands in the body, instead of the key."""
-        key = key_of(number)
-        body = msgspec.json.encode(_filled(self.trial.body, {"{key}": like or key}))
-        return Message(f"kit-{number}", "kit", "contact", key, 1, event, body, "application/json", 1)
-
-    def messages(self, connector: Connector, most: int = 3) -> list[Message]:
-        return [self.message(number) for number in range(1, min(most, connector.batch) + 1)]
-
-    async def outcomes(self, behaviour: Behaviour) -> Sequence[Outcome]:
-        """Of a batch, delivered to a server that behaves like this."""
-        async with Server(behaviour) as there:
-            connector = self.open(there.url)
-            try:
-                return await deliver(connector, self.messages(connector))
-            finally:
-                await connector.close()
-
-    def well(self, messages: Sequence[Message]) -> Behaviour:
-        """As the system answers when all is well."""
-        assert self.trial.answer
-        return self.answering(messages, self.trial.answer)
-
-    def answering(self, messages: Sequence[Message], answer: Callable[[Sequence[Message], int], Reply]) -> Behaviour:
-        """`answer` is of the messages that a request is about, and of how many requests about the first came before."""
-        seen: list[Message] = []
-        counts: dict[str, int] = {}
-
-        async def behaviour(asked: Asked, writer: asyncio.StreamWriter) -> None:
-            nonlocal seen
-            # A request that names none is about those of the one before: it names them by the system's own ids.
-            seen = _named(asked, messages) or seen
-            before = counts.get(seen[0].id, 0) if seen else 0
-            counts.update({message.id: before + 1 for message in seen})
-            await server.write(answer(seen, before), writer)
-
-        return behaviour
-
-
-class Working:
-    """A connector whose other side does what it should."""
-
-    def __init__(self, bench: Bench, connector: Connector, there: Server | None, has: Callable[[str], bool]) -> None:
-        self.batch = connector.batch
-        self.has = has  # whether the document of that key has come, or a request with that id
-        self._bench = bench
-        self._connector = connector
-        self._server = there
-
-    @property
-    def requests(self) -> int | None:
-        """That have come; None when the other side counts none."""
-        return len(self._server.asked) if self._server else None
-
-    async def deliver(self, *messages: Message) -> Sequence[Outcome]:
-        if self._server:
-            self._server.behaviour = self._bench.well(messages)
-        return await deliver(self._connector, messages)
-
-
-def key_of(number: int) -> str:
-    return f"kitdoc{number:04}"
-
-
-async def deliver(connector: Connector, messages: Sequence[Message], timeout: float = TIMEOUT) -> Sequence[Outcome]:
-    """As dispatch does it. AssertionError when the connector breaks its word."""
-    async with asyncio.timeout(timeout):
-        outcomes = await connector.deliver(messages)
-    assert len(outcomes) == len(messages), f"It gave {len(outcomes)} outcomes for {len(messages)} messages."
-    for outcome in outcomes:
-        assert len(outcome.detail) <= DETAIL, f"A detail has {len(outcome.detail)} characters; {DETAIL} are kept."
-    return outcomes
-
-
-def expect(outcomes: Sequence[Outcome], *kinds: OutcomeKind) -> None:
-    wrong = next((one for one in outcomes if one.kind not in kinds), None)
-    wanted = " or ".join(kind.name.lower() for kind in kinds)
-    assert wrong is None, f"It should be {wanted}, and is {wrong.kind.name.lower()}: {wrong.detail}" if wrong else ""
-
-
-def expect_no_secret(bench: Bench, outcomes: Sequence[Outcome]) -> None:
-    shown = any(secret in outcome.detail for outcome in outcomes for secret in bench.secrets)
-    assert not shown, "A detail shows a secret of the settings."
 
 
 # Every connector
@@ -197,19 +76,6 @@ async def deletes(bench: Bench) -> None:
         deleted = [one for one, outcome in zip(messages, outcomes, strict=True) if outcome.kind is DELIVERED]
         if deleted and before is not None:
             assert working.requests != before, "It says that it is deleted, and has sent nothing."
-        if bench.trial.find:
-            for message in deleted:
-                _expect_id(bench.trial.find, message)
-                sent = working.has(found_of(message))
-                assert sent, (
-                    f"{message.key} is deleted, it says, and no request has the id that was found for it. "
-                    "Does `for` give what `name` is, and is there no entry before it in the `results` of `find`?"
-                )
-
-
-def _expect_id(find: Callable[[Sequence[Message]], Reply], message: Message) -> None:
-    there = found_of(message).encode() in find([message]).body
-    assert there, "The answer to `find` in `test:` lacks the kit's id. Write {{ found }} where the API gives its own."
 
 
 async def outlives_evil_values(bench: Bench) -> None:
@@ -276,9 +142,17 @@ async def _expect_of_address(bench: Bench, url: str, *kinds: OutcomeKind) -> Non
 async def sends_no_key_twice(bench: Bench) -> None:
     """documents of one key don't share a request"""
     alone, twice = [bench.message(1)], [bench.message(1), bench.message(2, like=key_of(1))]
-    most = 0
+    trial, most = bench.trial, 0
+    answer = trial.answer
+    assert answer
+    finds = trial.find is not None and "upsert" in trial.finds
+
+    def step(asked: Asked, about: Sequence[Message], before: int) -> Behaviour:
+        # Their requests name them alike, so what comes after a find is known by its turn.
+        return server.says(answer(about, (len(there.asked) - 1) % 2 if finds else before))
+
     for messages in (alone, twice):
-        async with Server(bench.well(messages)) as there:
+        async with Server(by_step(messages, step)) as there:
             connector = bench.open(there.url)
             try:
                 if connector.batch < len(messages):
@@ -290,75 +164,6 @@ async def sends_no_key_twice(bench: Bench) -> None:
             counts = [asked.text.count(key_of(1)) for asked in there.asked]
             most = most or max(counts)
             assert max(counts) <= most, "Two documents of one key are in one request; systems refuse all of it."
-
-
-async def leaves_others_alone(bench: Bench) -> None:
-    """what is found of somebody else is not deleted"""
-    if bench.trial.find is None:
-        raise NotTried("it asks for no ids")
-    stranger = bench.message(STRANGER, "deleted")
-    answer = bench.trial.find([stranger])
-    if stranger.key.encode() not in answer.body:
-        raise NotTried("the answer to `find` in `test:` names no document, as {{ key }} would")
-    async with Server(server.says(answer)) as there:
-        connector = bench.open(there.url)
-        try:
-            await deliver(connector, [bench.message(1, "deleted")])
-        finally:
-            await connector.close()
-        touched = any(found_of(stranger) in asked.text for asked in there.asked)
-        assert not touched, "It deletes what is found, whosever it is: compare its name, as by `name` and `for`."
-
-
-async def takes_no_body(bench: Bench) -> None:
-    """2xx without a body"""
-    expect(await bench.outcomes(server.says(Reply(204))), DELIVERED, RETRY)
-
-
-async def sees_that_nothing_was_written(bench: Bench) -> None:
-    """2xx with nothing written"""
-    if bench.trial.nothing_written is None:
-        raise NotTried("its system has no such answer")
-    expect(await bench.outcomes(server.says(bench.trial.nothing_written)), RETRY, REFUSED)
-
-
-async def refuses_conflicts(bench: Bench) -> None:
-    """409 for all"""
-    expect(await bench.outcomes(server.says(Reply(409))), REFUSED, RETRY)
-
-
-async def waits_for_seconds(bench: Bench) -> None:
-    """429 with seconds"""
-    await _waits(bench, Reply(429, {"retry-after": str(BUSY)}))
-
-
-async def waits_for_a_date(bench: Bench) -> None:
-    """429 with a date"""
-    await _waits(bench, Reply(429, {"retry-after": formatdate(time.time() + BUSY, usegmt=True)}))
-
-
-async def waits_for_a_busy_server(bench: Bench) -> None:
-    """503 with Retry-After"""
-    await _waits(bench, Reply(503, {"retry-after": str(BUSY)}))
-
-
-async def _waits(bench: Bench, reply: Reply) -> None:
-    outcomes = await bench.outcomes(server.says(reply))
-    expect(outcomes, RETRY)
-    for outcome in outcomes:
-        near = outcome.after is not None and BUSY - 10 <= outcome.after <= BUSY + 1
-        assert near, f"It was asked for {BUSY} seconds, and waits for {outcome.after}."
-
-
-async def slows_down(bench: Bench) -> None:
-    """429 without a time"""
-    expect(await bench.outcomes(server.says(Reply(429))), RETRY)
-
-
-async def blames_the_destination(bench: Bench) -> None:
-    """403, 502, 503 and 504 are not the document's fault"""
-    for status in (403, 502, 503, 504):
-        expect(await bench.outcomes(server.says(Reply(status))), HELD, RETRY)
 
 
 async def outlives_a_401(bench: Bench) -> None:
@@ -382,12 +187,6 @@ async def outlives_a_401(bench: Bench) -> None:
             expect(await deliver(connector, messages), HELD)
         finally:
             await connector.close()
-
-
-async def retries_faults(bench: Bench) -> None:
-    """other 5xx"""
-    for status in (500, 501, 507, 599):
-        expect(await bench.outcomes(server.says(Reply(status))), RETRY, HELD)
 
 
 async def can_be_cancelled(bench: Bench) -> None:
@@ -434,12 +233,6 @@ async def _bounded(attempt: Callable[[], Awaitable[object]]) -> None:
     assert peak < MEMORY, f"The answer took {peak // 1_000_000} MB of memory."
 
 
-async def outlives_a_reset(bench: Bench) -> None:
-    """the connection is cut in the middle of the answer"""
-    kinds = (RETRY, HELD) if bench.trial.nothing_written else (RETRY, HELD, DELIVERED)
-    expect(await bench.outcomes(server.resets), *kinds)
-
-
 async def follows_nobody(bench: Bench) -> None:
     """a redirect, to the address of cloud metadata or elsewhere"""
     expect(await bench.outcomes(server.says(Reply(307, {"location": "http://169.254.169.254/latest/"}))), HELD)
@@ -452,42 +245,39 @@ async def follows_nobody(bench: Bench) -> None:
         assert not any(asked.path == "/elsewhere" for asked in there.asked), "It followed the redirect."
 
 
-async def takes_no_page_for_an_answer(bench: Bench) -> None:
-    """200 with a page of HTML"""
-    reply = Reply(200, {"content-type": "text/html"}, b"<html>Please log in</html>")
-    await _not_taken(bench, reply)
+async def keeps_to_quotas(bench: Bench) -> None:
+    """an answer that leaves no request: nothing is sent until the time that it tells"""
+    if not bench.trial.quotas:
+        raise NotTried("no header tells its quota")
+    for left, times in bench.trial.quotas.items():
+        for header in times or (None,):
+            told = telling(header) if header else {}
+            await _expect_quiet(bench, {left: "0", **told}, header is not None)
 
 
-async def takes_no_broken_json(bench: Bench) -> None:
-    """200 with JSON that is not whole"""
-    await _not_taken(bench, Reply(200, {"content-type": "application/json"}, b'{"results": [{"id": "1"'))
+async def _expect_quiet(bench: Bench, headers: Mapping[str, str], timed: bool) -> None:
+    """`timed`: the headers tell when there will be requests again."""
+    answer, asked_before = bench.trial.answer, 0
+    assert answer
+    messages = bench.message(1), bench.message(2)
 
+    def spent(asked: Asked, about: Sequence[Message], before: int) -> Behaviour:
+        reply = answer(about, before)
+        return server.says(replace(reply, headers={**reply.headers, **headers}))
 
-async def _not_taken(bench: Bench, reply: Reply) -> None:
-    kinds = (RETRY, HELD) if bench.trial.nothing_written else (RETRY, HELD, DELIVERED)
-    expect(await bench.outcomes(server.says(reply)), *kinds)
-
-
-async def shows_no_secret(bench: Bench) -> None:
-    """what it was told is shown without secrets"""
-    expect_no_secret(bench, await bench.outcomes(server.echoes))
-
-
-async def lets_nothing_in(bench: Bench) -> None:
-    """no value becomes a header, or leads to another path"""
-    for evil in (f"{key_of(1)}/../../admin?x=1#y", f"{key_of(1)}\r\nx-evil: 1"):
-        message = bench.message(1, like=evil)
-        async with Server(bench.well([message])) as there:
-            connector = bench.open(there.url)
-            try:
-                await deliver(connector, [message])
-                await deliver(connector, [msgspec.structs.replace(message, event="deleted")])
-            finally:
-                await connector.close()
-        for asked in there.asked:
-            assert "x-evil" not in asked.headers, "A value became a header."
-            led = "?x=1" in asked.path or "/admin" in asked.path
-            assert not led, "A value led to another path or query: it needs the filter urlencode."
+    async with Server(by_step(messages, spent)) as there:
+        connector = bench.open(there.url)
+        try:
+            (outcome,) = await deliver(connector, messages[:1])
+            asked_before, kind = len(there.asked), DELIVERED
+            if outcome.kind is not DELIVERED or outcome.after is None:  # else dispatch sends nothing more until then
+                (outcome,), kind = await deliver(connector, messages[1:]), RETRY
+        finally:
+            await connector.close()
+    assert len(there.asked) == asked_before, f"An answer has `{listed(headers)}`, and it goes on sending."
+    expect([outcome], kind)
+    if timed:
+        expect_wait([outcome], headers, "Read that header, in YAML by the `wait:` of `quota`.", kind)
 
 
 EVERY: tuple[Check, ...] = (delivers, delivers_again, deletes, outlives_evil_values)
@@ -495,11 +285,8 @@ NETWORK: tuple[Check, ...] = (
     *(is_held_when_nobody_listens, waits_without_blocking, outlives_a_cut, outlives_nonsense, cuts_nonsense),
 )
 HTTP: tuple[Check, ...] = (
-    *(leaves_others_alone, sends_no_key_twice, takes_no_body, sees_that_nothing_was_written, refuses_conflicts),
-    *(waits_for_seconds, waits_for_a_date, waits_for_a_busy_server, slows_down, blames_the_destination),
-    *(outlives_a_401, retries_faults, can_be_cancelled, ends_a_drip, cuts_a_flood, unpacks_no_bomb),
-    *(outlives_a_reset, follows_nobody, takes_no_page_for_an_answer, takes_no_broken_json),
-    *(shows_no_secret, lets_nothing_in),
+    *(sends_no_key_twice, outlives_a_401, can_be_cancelled, ends_a_drip, cuts_a_flood, unpacks_no_bomb, follows_nobody),
+    keeps_to_quotas,
 )
 
 
@@ -508,38 +295,4 @@ def speaks_http(trial: Trial) -> bool:
 
 
 def reaches_network(trial: Trial) -> bool:
-    return any(_words_with(trial.settings, place) for place in ("{server}", "{host}"))
-
-
-def _named(asked: Asked, messages: Sequence[Message]) -> list[Message]:
-    """The messages that a request is about, in its order. Their keys, or the system's own ids, are in it."""
-    text = asked.text
-    places = {message.id: _place(text, message) for message in messages}
-    return sorted((one for one in messages if places[one.id] >= 0), key=lambda one: places[one.id])
-
-
-def _place(text: str, message: Message) -> int:
-    body = message.content.decode()
-    marks = [key_of(number) for number in range(1, 100) if key_of(number) in body] or [message.key]
-    place = text.find(marks[0])
-    return place if place >= 0 else text.find(found_of(message))
-
-
-def _filled(part: Any, texts: dict[str, str]) -> Any:
-    if isinstance(part, str):
-        if part == "{port}":
-            return int(texts[part])
-        for name, text in texts.items():
-            part = part.replace(name, text)
-        return part
-    if isinstance(part, dict):
-        return {name: _filled(value, texts) for name, value in part.items()}
-    return [_filled(value, texts) for value in part] if isinstance(part, list | tuple) else part
-
-
-def _words_with(part: Any, text: str) -> set[str]:
-    """The words in it that hold `text`; a word ends where a URL's part does."""
-    if isinstance(part, str):
-        return {word for word in re.split(r"[/:@?&= ]", part) if text in word}
-    parts = part.values() if hasattr(part, "values") else part if isinstance(part, list | tuple) else ()
-    return {word for one in parts for word in _words_with(one, text)}
+    return any(words_with(trial.settings, place) for place in ("{server}", "{host}"))

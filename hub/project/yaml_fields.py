@@ -32,6 +32,12 @@ def duration(text: str) -> float | None:
     return seconds if seconds is not None and seconds <= LONGEST else None
 
 
+def duration_text(seconds: float) -> str:
+    """`30d`, `1h`, `90m`, `0.5s`: as `duration` reads it, in the largest unit that needs no fraction."""
+    unit = next((unit for unit in "dhm" if seconds and seconds % _UNITS[unit] == 0), "s")
+    return f"{seconds / _UNITS[unit]:.12g}{unit}"
+
+
 def rate(text: str) -> tuple[int, float] | None:
     """(100, 10.0) of `100/10s`, (5, 1.0) of `5/s`; None for anything else, or for no request at all."""
     match = _RATE.fullmatch(text)

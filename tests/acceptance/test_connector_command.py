@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from hub.project import Limits, Network
 
 # By form: what is made wrong in it, and how.
 FAULT = {
-    ".yaml": ("{status: 429, outcome: throttle, wait: [header retry-after, 10s]}", "{status: 403, outcome: refused}"),
+    ".yaml": ("status: 429, outcome: throttle", "status: 418, outcome: throttle"),
     ".py": ("Outcome(OutcomeKind.HELD, ", "Outcome(OutcomeKind.REFUSED, "),
 }
 
@@ -46,10 +47,43 @@ def test_a_new_connector_passes_at_once(tmp_path: Path, form: tuple[str, ...]) -
     file.write_text(file.read_text().replace(*FAULT[file.suffix]))
     broken = hub(tmp_path, "test", "my-crm")
     assert (broken.returncode, broken.stdout.splitlines()[-1].endswith(", 0 failed")) == (1, False)
+    words = [line.split(": ")[1].split(",")[0] for line in broken.stdout.splitlines()[:-2]]
+    assert "failed" in words and words == sorted(words, reverse=True), "first what was not tried, then what failed"
 
     again = hub(tmp_path, "new", "my-crm", *form)
     said = f"hub: There is a connector 'my-crm' already, {made.stdout.splitlines()[0]}. Take another name.\n"
     assert (again.returncode, again.stderr) == (2, said)
+
+
+PROJECT = {
+    "hub.yaml": "hub: shop\nsources: {main: {url: 'postgresql://hub@127.0.0.1:1/nowhere'}}\n",
+    "entities/contact.yaml": "entity: contact\ntable: contacts\n",
+    "subscriptions/crm.yaml": "subscription: crm\nentity: contact\nto: crm\nbody: {email: '{{ doc.email }}'}\n",
+}
+
+
+def test_the_connector_on_the_page_passes(tmp_path: Path) -> None:
+    """Word by word: the kit, its own cases and tests, and the destination that goes with it."""
+    page = (Path(__file__).parents[2] / "docs/connectors/writing.md").read_text("utf-8")
+    shown = dict(re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    assert list(shown) == ["connectors/birch.py", "destinations/crm.yaml", "tests/test_birch.py"]
+    for file, text in (PROJECT | shown).items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+
+    tried = hub(tmp_path, "test", "birch")
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert int(tried.stdout.splitlines()[-1].removesuffix(" passed, 0 failed")) >= 35
+
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "1 passed" in tested.stdout, tested.stdout
+
+    command = [sys.executable, "-m", "hub", "--project", str(tmp_path), "check", "--offline"]
+    checked = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "BIRCH_TOKEN": "t"}
+    )
+    assert checked.stdout.splitlines()[-1] == "No problems, no notes.", checked.stdout
 
 
 def test_one_thing_is_begun_at_a_time(tmp_path: Path) -> None:
@@ -74,10 +108,11 @@ def test_what_is_not_tried_is_named() -> None:
     verdicts = [
         Verdict("one"),
         Verdict("two", not_tried="it is not here"),
-        Verdict("three", not_tried="it is not here"),
+        Verdict("three", "update", not_tried="it is not here"),
+        Verdict("three", "create", not_tried="it is not here"),
     ]
 
-    assert list(untried_checks(verdicts)) == [("it is not here", ["two", "three"])]
+    assert list(untried_checks(verdicts)) == [("it is not here", ["two", "three (update, create)"])]
 
 
 def test_a_new_service_passes_its_tests(tmp_path: Path) -> None:

@@ -238,6 +238,15 @@ def test_a_replay_shows_its_plan_then_queues_it(hub: Hub, store: Store) -> None:
     assert [one["id"] for one in _lines(hub("replay", "--list", "--json"))] == [done["id"]]
 
 
+def test_a_plan_counts_in_words(hub: Hub) -> None:
+    """One of something is not several."""
+    one = hub("replay", "--subscription", "all", "--key", "42", "--transaction", "703", "--dry-run")
+    two = hub("replay", "--subscription", "all", "--key", "42", "--to-lsn", "0/100", "--dry-run")
+
+    assert one.startswith("replay: 1 version of 1 document, 1 delivery\n")
+    assert two.startswith("replay: 2 versions of 1 document, 2 deliveries\n")
+
+
 def test_a_replay_of_what_failed(hub: Hub, store: Store) -> None:
     """What was parked waits again."""
     hub("replay", "--failed", "--yes")

@@ -24,9 +24,7 @@ from hub.connector import ConnectorKind, read_settings, settings_problems
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.discovery import UnknownConnector
 from hub.errors import ProjectError
-from hub.kit import checks
-from hub.kit.checks import Bench
-from hub.kit.running import run_case, run_kit
+from hub.kit.running import run_kit
 from hub.project import Destination, Limits, Network, Place
 from tests.receiver import Receiver
 
@@ -90,6 +88,20 @@ def test_an_unreachable_destination_is_held(name: str, settings: dict[str, Any])
     assert [one.kind for one in deliver(name, settings)] == [OutcomeKind.HELD]
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1:9/", "Cannot connect to 127.0.0.1:9: Connection refused."),
+        ("https://localhost:9/", "Cannot connect to localhost:9: Connection refused."),
+        ("http://nowhere.invalid/", "Cannot connect to nowhere.invalid:80: Name or service not known."),
+    ],
+)
+def test_an_unreachable_destination_is_said_plainly(url: str, said: str) -> None:
+    """Where to and why, as an operator would put it; of TLS, see what is checked by name."""
+
+    assert deliver("http", {"url": url})[0].detail == said
+
+
 @pytest.mark.parametrize("name", sorted(find.found()))
 def test_the_conformance_kit_passes(name: str) -> None:
     """Every check of it, against its hostile server."""
@@ -112,21 +124,14 @@ def test_the_definition_that_the_page_shows_passes() -> None:
 
 
 def test_the_definition_that_finds_on_the_page_passes() -> None:
-    """What is about finding, and its own cases."""
+    """With its own cases."""
 
     page = (Path(__file__).parents[2] / "docs/connectors/declarative.md").read_text("utf-8")
     shown = page.split("## Finding first", 1)[1].split("```yaml\n", 1)[1].split("```", 1)[0]
-    kind = read_definition("connectors/birch.yaml", shown.encode())
-    assert kind.trial
-    bench = Bench("birch", kind, kind.trial, Path())
+    verdicts = asyncio.run(run_kit("birch", read_definition("connectors/birch.yaml", shown.encode())))
 
-    async def run() -> None:
-        await checks.deletes(bench)
-        await checks.leaves_others_alone(bench)
-        for case in bench.trial.cases:
-            await run_case(bench, case)
-
-    asyncio.run(run())
+    assert {"update", "create", "delete"} <= {verdict.request for verdict in verdicts}
+    assert [f"{verdict.check}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
 
 
 def test_connectors_are_found_by_their_files_name() -> None:
@@ -341,13 +346,32 @@ def test_http_settings_keep_secrets_out_of_the_destinations_repr() -> None:
     assert HttpSettings("https://x.example", secret=["a", "", "b"]).secrets == ["a", "b"]
 
 
+def test_the_wire_sends_a_text_as_it_is_written(receiver: Receiver) -> None:
+    """What is quoted stays so; who asks is said, unless the headers say it; nothing compressed is asked for."""
+
+    async def run() -> None:
+        wire = Wire(Limits(network=LOCALHOST))
+        try:
+            await wire.exchange("POST", f"{receiver.url}/%2E%2E/a%2Fb?c=%2B", {"x-a": "1"})
+            await wire.exchange("POST", receiver.url, {"User-Agent": "birch/1"}, b"{}")
+        finally:
+            await wire.close()
+
+    asyncio.run(run())
+
+    first, second = receiver.log()
+    assert (first.path, first.headers["x-a"]) == ("/hooks/%2E%2E/a%2Fb?c=%2B", "1")
+    assert (first.headers["user-agent"][:4], first.headers["accept-encoding"]) == ("hub/", "identity")
+    assert (second.headers["user-agent"], second.body) == ("birch/1", b"{}")
+
+
 def test_httpx_is_the_face_of_the_same_wire(receiver: Receiver) -> None:
     """An httpx.AsyncClient over it, for connectors written by integrators."""
 
     receiver.behave(status=201, body="made", headers={"x-a": "1"})
 
     async def run() -> httpx.Response:
-        transport = AiohttpTransport(Wire(concurrency=2, connect_timeout=1.0, network=LOCALHOST))
+        transport = AiohttpTransport(Wire(Limits(concurrency=2, network=LOCALHOST)))
         async with httpx.AsyncClient(transport=transport, trust_env=False) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.get("http://127.0.0.1:9/")

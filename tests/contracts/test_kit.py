@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import connectors
 from connectors.declarative import read_definition
 from hub.connector import ConnectorKind, NotTried, Reply, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
-from hub.kit import checks
-from hub.kit.checks import Bench, Check
-from hub.kit.running import run_case, run_kit
+from hub.kit import answers, checks, requests
+from hub.kit.bench import Bench, Check
+from hub.kit.running import run_kit
 from hub.project import Limits
 
 TRIAL = Trial({"url": "{server}", "token": "kit-secret"}, {"key": "{key}"}, lambda messages, before: Reply(body=b"[]"))
@@ -186,11 +186,11 @@ def test_a_batch_is_counted(connector: Callable[[Settings, Limits], Any], fault:
 @pytest.mark.parametrize(
     ("name", "old", "new", "check"),
     [
-        ("mailchimp", "| lower | urlencode", "| lower", checks.lets_nothing_in),
+        ("mailchimp", "| lower | urlencode", "| lower", requests.lets_nothing_in),
         ("hubspot", "same:", "#", checks.sends_no_key_twice),
         ("hubspot", "outcomes:\n  - {status: 429", "outcomes:\n  - {status: 2xx, outcome: delivered}\n  - {status: 429",
-         checks.sees_that_nothing_was_written),
-        ("brevo", "{status: 402, outcome: held}", "{status: 403, outcome: refused}", checks.blames_the_destination),
+         requests.sees_that_nothing_was_written),
+        ("brevo", "{status: 402, outcome: held}", "{status: 403, outcome: refused}", answers.blames_the_destination),
     ],
 )  # fmt: skip
 def test_a_definition_with_a_fault_fails(name: str, old: str, new: str, check: Check) -> None:
@@ -202,109 +202,3 @@ def test_a_definition_with_a_fault_fails(name: str, old: str, new: str, check: C
 
     with pytest.raises(AssertionError):
         asyncio.run(check(bench))
-
-
-FINDING = """\
-connector: acme
-about: Contacts of Acme, deleted by Acme's own id
-settings: {url: {type: url}}
-upsert: {request: "PUT {{ settings.url }}/contacts/{{ body.email | urlencode }}", body: "{{ body }}"}
-delete:
-  find:
-    request: GET {{ settings.url }}/contacts?email={{ body.email | urlencode }}
-    name: "{{ body.email }}"
-    results:
-      - {each: contacts, for: "{{ result.email }}", receiver_id: "{{ result.id }}", outcome: delivered}
-  request: DELETE {{ settings.url }}/contacts/{{ found | urlencode }}
-test:
-  settings: {url: "{server}"}
-  body: {email: "{key}@example.com"}
-  find: {body: {contacts: [{id: "{{ found }}", email: "{{ key }}@EXAMPLE.com"}]}}
-"""
-ENTRY = '{each: contacts, for: "{{ result.email }}", receiver_id: "{{ result.id }}", outcome: delivered}'
-CATCH_ALL = "{outcome: delivered}"
-
-
-def finding(old: str, new: str) -> Bench:
-    assert old in FINDING
-    return bench_of(read_definition("connectors/acme.yaml", FINDING.replace(old, new).encode()))
-
-
-NO_OUTCOME = ENTRY.replace(", outcome: delivered", "")  # of `find`: then it is there
-
-
-@pytest.mark.parametrize("entries", [ENTRY, f"{ENTRY}\n      - {CATCH_ALL}", f"{NO_OUTCOME}\n      - {CATCH_ALL}"])
-def test_a_connector_that_finds_and_deletes_passes(entries: str) -> None:
-    bench = finding(ENTRY, entries)
-
-    asyncio.run(checks.deletes(bench))
-    asyncio.run(checks.leaves_others_alone(bench))
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (ENTRY, ENTRY.replace("outcome: delivered", "outcomes: [{when: result.no, outcome: delivered}]")
-         + f"\n      - {CATCH_ALL}"),
-        (f'name: "{{{{ body.email }}}}"\n    results:\n      - {ENTRY}',
-         f"name: nobody\n    results:\n      - {ENTRY}\n      - {CATCH_ALL}"),
-        (ENTRY, f"{CATCH_ALL}\n      - {ENTRY}"),
-    ],
-    ids=["no outcome fits", "no such name", "a catch-all that comes first"],
-)  # fmt: skip
-def test_a_delete_that_only_asks_fails(old: str, new: str) -> None:
-    """It finds, and never sends the request proper."""
-    with pytest.raises(AssertionError, match="kitdoc0001 is deleted, it says, and no request has the id"):
-        asyncio.run(checks.deletes(finding(old, new)))
-
-
-CASE = """\
-  cases:
-    - name: gone since it was found
-      events: [deleted]
-      find: {body: {contacts: [{id: 9, email: kitdoc0001@example.com}]}}
-      answer: {status: 404}
-      outcomes: [refused]
-      requests: [GET /contacts?email=kitdoc0001@example.com, DELETE /contacts/9]
-"""
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "fault"),
-    [
-        ("", "", ""),
-        (
-            "DELETE /contacts/9",
-            "DELETE /contacts/8",
-            r"and sends GET /contacts\?email=kitdoc0001@example.com, DELETE /contacts/9",
-        ),
-        ("answer: {status: 404}", "answer: {}", "It should be refused, and is delivered"),
-    ],
-)
-def test_a_case_says_what_is_found_and_what_is_sent(old: str, new: str, fault: str) -> None:
-    bench = bench_of(read_definition("connectors/acme.yaml", (FINDING + CASE.replace(old, new)).encode()))
-    [case] = bench.trial.cases
-
-    with pytest.raises(AssertionError, match=fault) if fault else nullcontext():
-        asyncio.run(run_case(bench, case))
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        '{each: contacts, receiver_id: "{{ result.id }}", outcome: delivered}',
-        '{receiver_id: "{{ result.contacts[0].id }}", outcome: delivered}',
-    ],
-)
-def test_a_delete_of_whoever_comes_first_fails(entry: str) -> None:
-    """It is right as long as nobody else is found."""
-    bench = finding(ENTRY, entry)
-
-    asyncio.run(checks.deletes(bench))
-    with pytest.raises(AssertionError, match="whosever it is"):
-        asyncio.run(checks.leaves_others_alone(bench))
-
-
-def test_an_example_without_the_kits_id_is_said() -> None:
-    with pytest.raises(AssertionError, match=r"Write \{\{ found \}\} where the API gives its own"):
-        asyncio.run(checks.deletes(finding("{{ found }}", "47")))

@@ -410,7 +410,7 @@ def test_what_is_too_old_is_parked(bench: Bench, receiver: Receiver) -> None:
     bench.commit("2")
     bench.run()
 
-    assert [(row.key, row.state, row.reason) for row in bench.rows()] == [("1", 1, "Not delivered within 1 days.")]
+    assert [(row.key, row.state, row.reason) for row in bench.rows()] == [("1", 1, "Not delivered within 1d.")]
     assert keyed(receiver.log()) == [("2", 1)]
 
 

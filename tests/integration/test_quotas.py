@@ -78,7 +78,7 @@ def test_a_time_past_the_expiry_parks(bench: BulkBench) -> None:
     bench.run(script, clock=bench.clock)
 
     (row,) = bench.rows()
-    assert (row.attempts, row.reason) == (0, "Not delivered within 0.0416667 days.")
+    assert (row.attempts, row.reason) == (0, "Not delivered within 1h.")
     assert bench.bulk.sizes == [1]
 
 

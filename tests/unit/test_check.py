@@ -391,6 +391,79 @@ def test_fields_that_a_connector_requires_are_looked_for(tmp_path: Path, body: s
     assert said == ([] if line is None else [wanted])
 
 
+FAX = {
+    "connectors/fax.yaml": """\
+connector: fax
+about: x
+settings: {size: {type: integer, default: 1}}
+upsert: {request: PUT http://fax.example, batch: "{{ settings.size }}", item: {n: "{{ body.n }}"}, body: "{{ items }}"}
+delete: {request: "DELETE http://fax.example/{{ key | urlencode }}"}
+""",
+    "destinations/fax.yaml": "destination: fax\nconnector: fax\n",
+    "subscriptions/faxes.yaml": "subscription: faxes\nentity: order\nto: fax\nbody: {n: 1}\n",
+}
+
+
+def of_faxes(directory: Path, file: str, old: str, new: str) -> list[tuple[int, str, str, bool]]:
+    """What is said of the subscription and the destination: line, sentence, remedy, whether it is a note."""
+    found = project(directory, file, old, new, FAX)
+    problems = check(found, kinds=find_connectors(found.directory))
+    return [(one.line, one.what, one.remedy, one.warning) for one in problems if "fax" in one.file]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "events"),
+    [
+        ("body: {n: 1}\n", "", 1, "created, updated"),
+        ("body: {n: 1}\n", "on: [snapshot, deleted]\n", 1, "created"),
+        ("body: {n: 1}", "body: {created: {n: 1}}", 4, "updated"),
+        ("body: {n: 1}", "body: {default: {n: 1}}", None, ""),
+        ("body: {n: 1}", "body: {created: {n: 1}}\non: [snapshot, deleted]", None, ""),
+        ("body: {n: 1}\n", "on: [deleted]\n", None, ""),
+    ],
+)
+def test_a_cloud_event_for_a_connector_that_sends_fields_is_a_note(
+    tmp_path: Path, old: str, new: str, line: int | None, events: str
+) -> None:
+    """For the events whose request has the body in it; a delete by key has not."""
+    said = of_faxes(tmp_path, "subscriptions/faxes.yaml", old, new)
+
+    what = f"'fax' sends the fields of 'body', and there is none for {events}: it would send the whole CloudEvent."
+    assert said == ([(line, what, "Write 'body: {FIELD: …}'.", True)] if line else [])
+
+
+def test_a_batch_for_a_connector_that_takes_one_is_a_note(tmp_path: Path) -> None:
+    """How many it takes may depend on the destination's settings."""
+    batch = ("subscriptions/faxes.yaml", "body:", "delivery: {batch: {size: 10}}\nbody:")
+    what = "'batch' has no effect: 'fax' takes one document at a time."
+
+    assert of_faxes(tmp_path, *batch) == [(4, what, "Delete it.", True)]
+    (tmp_path / "destinations/fax.yaml").write_text("destination: fax\nconnector: fax\nsize: 10\n")
+    found = load(tmp_path, ENVIRONMENT)
+    assert [one for one in check(found, kinds=find_connectors(found.directory)) if "fax" in one.file] == []
+
+
+def test_a_connector_that_cannot_be_opened_is_a_problem(tmp_path: Path) -> None:
+    """What it raises may hold a secret, so only its kind is said."""
+    wrong = ("destinations/fax.yaml", "connector: fax", "connector: bad")
+    (tmp_path / "connectors").mkdir()
+    (tmp_path / "connectors/bad.py").write_text("""\
+import msgspec
+from hub.connector import ConnectorKind
+
+class Settings(msgspec.Struct, frozen=True):
+    pass
+
+def opened(settings, limits):
+    raise ValueError("hush")
+
+CONNECTOR = ConnectorKind(Settings, opened)
+""")
+    what = "The connector bad raises ValueError when it is opened."
+
+    assert of_faxes(tmp_path, *wrong) == [(1, what, "Let its `check` say what is wrong with the settings.", False)]
+
+
 def test_one_mistake_hides_no_other(tmp_path: Path) -> None:
     """What reading finds and what judging finds come together; what follows from the first is not said again."""
     good = {name: text.encode() for name, text in FILES.items()}

@@ -1,15 +1,20 @@
-"""The pages of declarative connectors and what they describe say the same."""
+"""The pages of connectors and what they describe say the same."""
 
+import dataclasses
+import enum
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from connectors.declarative.definition import KEYS
+from connectors.transport import Answer
 from hub.bootstrap import find_connectors
-from hub.connector import read_settings
+from hub.connector import Case, ConnectorKind, Reply, System, Trial, read_settings
+from hub.delivery import Forward, Message, Outcome, OutcomeKind
 from hub.project import Destination
 from hub.project.problems import Problems
 from hub.project.yaml_source import plain, read_yaml
@@ -61,6 +66,27 @@ def test_a_pages_body_has_what_is_required(name: str) -> None:
 
     assert isinstance(body, dict) and trial
     assert next(iter(trial.body)) in body
+
+
+@pytest.mark.parametrize(
+    "noun", [Message, Outcome, OutcomeKind, Forward, Answer, ConnectorKind, Trial, Case, Reply, System]
+)
+def test_the_page_of_python_connectors_has_every_name(noun: Any) -> None:
+    """Of what a connector is given and gives, each field and member, so that nobody has to read the hub."""
+    text = (PAGES / "writing.md").read_text("utf-8")
+    section = text.split("## A connector in Python", 1)[1].split("## Where they are found", 1)[0]
+    shown = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", section, flags=re.MULTILINE | re.DOTALL))
+    names = {name for code in shown for name in re.findall(r"\w+", code)}
+
+    assert sorted(set(_names(noun)) - names) == []
+
+
+def _names(noun: Any) -> list[str]:
+    if issubclass(noun, enum.Enum):
+        return list(noun.__members__)
+    if issubclass(noun, msgspec.Struct):
+        return list(noun.__struct_fields__)
+    return [field.name for field in dataclasses.fields(noun)]
 
 
 def test_the_page_of_the_form_has_every_key() -> None:

@@ -18,8 +18,8 @@ from connectors.declarative.waits import parse_wait
 from connectors.transport import Answer
 from hub.connector import Reply, read_settings
 from hub.errors import ProjectError
-from hub.kit.checks import Bench, deliver
-from hub.kit.server import Asked, Behaviour, Server, says
+from hub.kit.bench import Bench, deliver
+from hub.kit.server import Asked, Behaviour, Server, says, write
 from hub.project import Destination
 
 SMALL = """\
@@ -63,9 +63,41 @@ def test_a_small_definition_is_enough() -> None:
         ('"{{ body }}"', '"{{ body }"', "Two braces stand on each side, as {{ body.email }}"),
         ("  body:", "  batch: 5\n  body:", "'batch' of 'upsert' needs 'item'"),
         (
+            "POST {{ settings.url }}/contacts",
+            '"{{ settings.verb }} {{ settings.url }}"',
+            "'request' of 'upsert' must be a method, which is no template, and a URL. Begin with one of GET, POST,",
+        ),
+        (
             '  body: "{{ body }}"\n',
-            "  batch: 5\n  item: {id: 1}\n  find: {request: GET http://x}\n",
+            "  batch: 5\n  item: {id: 1}\n  create: none\n  find: {request: GET http://x}\n",
             "'find' of 'upsert' and the request proper are not for as many documents. Give both a 'batch', or neither.",
+        ),
+        (
+            '  body: "{{ body }}"\n',
+            "  find: {request: GET http://x}\n  create: {request: POST http://x, batch: 5, item: {id: 1}}\n",
+            "'create' of 'upsert' and the request proper are not for as many documents.",
+        ),
+        (
+            '  body: "{{ body }}"\n',
+            "  find: {request: GET http://x}\n",
+            "acme.yaml:7:3: 'upsert' has no 'create'. Add 'create: {request: POST …, body: …}', or, where nobody is to "
+            "be created, 'create: none'.",
+        ),
+        (
+            '  body: "{{ body }}"\n',
+            "  create: {request: POST http://x}\n",
+            "acme.yaml:8:11: 'create' of 'upsert' is for what 'find' does not find, and there is no 'find'.",
+        ),
+        (
+            '  body: "{{ body }}"\n',
+            '  find: {request: GET http://x}\n  create: {request: POST http://x, body: "{{ found }}"}\n',
+            "There is no found here",
+        ),
+        (
+            '  body: "{{ body }}"\n',
+            "  find: {request: GET http://x}\n  create: none\ntest: {body: {}}\n",
+            "acme.yaml:10:7: 'test' of the connector has no 'nothing_found': what the API answers when 'find' finds "
+            "nobody. Add 'nothing_found: {body: …}'.",
         ),
     ],
 )
@@ -129,6 +161,8 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     [
         ("events: [update]", "'events' of a case cannot hold 'update'. There is: created, updated, deleted."),
         ("outcomes: [delivred]", "'outcomes' of a case cannot hold 'delivred'. There is: delivered, retry"),
+        ("bodies: {a: 1}", "'bodies' of a case is no list. Write the body of each request, in order; null where"),
+        ("wait: soon", "'wait' of a case must be a duration, but is 'soon'."),
         ("requests: [contacts/9]", "'requests' of a case cannot hold 'contacts/9'. Write a method and a path"),
     ],
 )
@@ -149,10 +183,11 @@ def test_words_of_a_case_are_checked(case: str, message: str) -> None:
         ({}, "RETRY", "no entry of `results` (contacts) has an outcome for the document"),
         ({"contacts": None}, "RETRY", "no entry of `results`"),
         ({"contacts": [{"mail": "kitdoc0001", "id": 9, "busy": True}]}, "RETRY", "no entry of `results`"),
+        ({"contacts": [{"mail": "kitdoc0001"}]}, "RETRY", "It is found, and `receiver_id` gives no id"),
     ],
 )
 def test_what_a_list_of_what_was_found_lacks_is_not_there(answer: Any, kind: str, what: str) -> None:
-    """A list that is missing, or an entry that has no outcome, says no such thing."""
+    """A list that is missing, or an entry that has no outcome or no id, says no such thing."""
 
     text = (
         SMALL.replace("type: url}", 'type: url, default: "http://acme.example"}')
@@ -178,6 +213,134 @@ delete:
 
     assert (outcome.kind.name, outcome.receiver_id) == (kind, "")
     assert what in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["AB", "ab"], {"ab": "1", "AB": "0"}),
+        (["ab", "AB"], {"ab": "0", "AB": "1"}),
+        (["Ab"], {"ab": "0"}),
+        (["AB", "ab"], {"ab": "1"}),
+        (["ab", "cd"], {"ab": "0", "Ab": "", "CD": "1"}),
+    ],
+)
+def test_the_very_name_comes_before_one_in_another_case(names: list[str], ids: dict[str, str]) -> None:
+    """Of two documents whose names differ in case alone each has its own."""
+
+    upsert = parse_definition("connectors/acme.yaml", BATCH.encode()).upsert
+    content = msgspec.json.encode({"done": [{"key": name, "id": id} for id, name in enumerate(names)]})
+    reading = read(Answer(200, [(b"content-type", b"application/json")], content), {})
+
+    outcomes = by_item(reading, upsert, [Named(name, {}) for name in ids], time.time())
+
+    assert [outcome.receiver_id for outcome in outcomes] == list(ids.values())
+
+
+def test_documents_of_one_name_have_one_result() -> None:
+    """Else the first of them would count as one that the answer says nothing of."""
+
+    outcomes, _ = _run(
+        BATCH.replace('  name: "{{ key }}"', '  name: "{{ entity }}"'), _json({"done": [{"key": "contact"}]})
+    )
+
+    assert [outcome.kind.name for outcome in outcomes] == ["DELIVERED"] * 3
+
+
+# Creating
+
+CREATING = """\
+connector: acme
+about: Acme
+settings: {url: {type: url}}
+upsert:
+  batch: 10
+  find:
+    request: POST {{ settings.url }}/find
+    batch: 10
+    item: "{{ key }}"
+    body: "{{ items }}"
+    name: "{{ key }}"
+    results: [{each: found, for: "{{ result.key }}", receiver_id: "{{ result.id }}"}]
+  request: POST {{ settings.url }}/update
+  item: {id: "{{ found }}", "*": "{{ body }}"}
+  body: "{{ items }}"
+  create:
+    request: POST {{ settings.url }}/create
+    batch: 10
+    item: {key: "{{ key }}", "*": "{{ body }}"}
+    body: "{{ items }}"
+    name: "{{ key }}"
+    results: [{each: made, for: "{{ result.key }}", receiver_id: "{{ result.id }}", outcome: delivered}]
+    outcomes: [{status: 409, outcome: retry}]
+test:
+  settings: {url: "{server}"}
+  body: {name: "{key}"}
+  find: {body: {found: []}}
+  nothing_found: {body: {found: []}}
+"""
+
+
+class Acme:
+    """It knows the third document, and makes the others."""
+
+    def __init__(self) -> None:
+        self.create = _json({"made": [{"key": f"kitdoc{n:04}", "id": f"new{n}"} for n in (1, 2, 99)]})
+        self.found = _json({"found": [{"key": "kitdoc0003", "id": "old3"}, {"key": "other", "id": "old9"}]})
+
+    async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        replies = {"/find": self.found, "/update": Reply(204), "/create": self.create}
+        await write(replies[asked.path], writer)
+
+
+def test_what_is_not_found_is_created_and_the_rest_updated() -> None:
+    """One request each for a batch; each has its receiver's id, the found one where the answer gives none."""
+
+    outcomes, asked = _run(CREATING, Acme(), 3)
+
+    assert [(one.kind.name, one.receiver_id) for one in outcomes] == [
+        *(("DELIVERED", "new1"), ("DELIVERED", "new2"), ("DELIVERED", "old3"), ("DELIVERED", "new99")),
+    ]
+    assert [(one.path, msgspec.json.decode(one.body)) for one in asked[:3]] == [
+        ("/find", ["kitdoc0001", "kitdoc0002", "kitdoc0003"]),
+        ("/update", [{"id": "old3", "name": "kitdoc0003"}]),
+        ("/create", [{"key": "kitdoc0001", "name": "kitdoc0001"}, {"key": "kitdoc0002", "name": "kitdoc0002"}]),
+    ]
+    assert [one.path for one in asked[3:]] == ["/find", "/create"]
+
+
+def test_what_another_has_created_since_is_tried_again() -> None:
+    """The next attempt finds it; what was found is updated all the same."""
+
+    acme = Acme()
+    acme.create = Reply(409)
+    outcomes, _ = _run(CREATING, acme, 3)
+
+    assert [one.kind.name for one in outcomes] == ["RETRY", "RETRY", "DELIVERED", "RETRY"]
+
+
+def test_nobody_is_created_where_it_is_not_known_who_is_there() -> None:
+    """After a `find` that fails, or that is to be tried again, nothing is sent."""
+
+    acme = Acme()
+    for reply, kind in ((Reply(500), "RETRY"), (Reply(403), "HELD"), (_json({"error": "busy"}), "RETRY")):
+        acme.found = reply
+        outcomes, asked = _run(CREATING, acme, 3)
+
+        assert {one.kind.name for one in outcomes} == {kind}
+        assert {one.path for one in asked} == {"/find"}
+
+
+def test_nobody_is_created_where_none_is_to_be() -> None:
+    """It is done."""
+
+    create = CREATING[CREATING.index("  create:") : CREATING.index("test:")]
+    outcomes, asked = _run(CREATING.replace(create, "  create: none\n"), Acme(), 3)
+
+    assert [(one.kind.name, one.receiver_id) for one in outcomes[:3]] == [
+        *(("DELIVERED", ""), ("DELIVERED", ""), ("DELIVERED", "old3")),
+    ]
+    assert [one.path for one in asked] == ["/find", "/update", "/find"]
 
 
 # Batches
@@ -224,6 +387,7 @@ def test_null_clears() -> None:
         (["10s"], {}, 10.0),
         (["header retry-after", "10s"], {}, 10.0),
         (["header Retry-After", "10s"], {"retry-after": "7"}, 7.0),
+        (["header x-reset"], {"x-reset": "1800000000"}, 1_800_000_000 - 43_200.0),
         (["header retry-after"], {"retry-after": "Thu, 01 Jan 1970 12:00:30 GMT"}, 30.0),
         (["epoch x-reset"], {"x-reset": "43260"}, 60.0),
         (["epoch x-reset"], {"x-reset": "100"}, 0.0),

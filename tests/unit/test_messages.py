@@ -73,7 +73,7 @@ def test_one_that_is_too_old_is_parked() -> None:
     lane = routing.add(3, created_at=NOW - 86400 * SECOND)
     assert messages(routing, lane) == []
 
-    assert [one.reason for one in routing.written().updates] == ["Not delivered within 1 days."]
+    assert [one.reason for one in routing.written().updates] == ["Not delivered within 1d."]
 
 
 def test_one_that_is_gone_lets_its_next_go() -> None:
