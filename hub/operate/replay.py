@@ -17,7 +17,7 @@ A backfill makes one step of each document, by what is so now:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -61,6 +61,7 @@ class Step:
     event: Event
     failure: str = ""  # why it can't be decided: it is parked with this reason
     renewed: bool = False  # with a new id
+    settles: tuple[int, ...] = ()  # parked versions of which nothing is sent but this
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +72,31 @@ class Earlier:
     taken: bool | None  # None: an attempt failed in a way that leaves it open, or is on its way
 
 
+@dataclass(slots=True)
+class Past:
+    """What a receiver was sent of a document, as far as it is known."""
+
+    sent: dict[int, Earlier] = field(default_factory=dict)  # by version
+    certain: int | None = None  # the version that it has; 0: that is open; None: nothing was ever attempted
+
+
 class DocumentReplay:
     """One document to one subscription: takes its versions one by one, so that they need not be in memory together.
 
     They begin with the one before the first chosen, where it is kept, and go on to the newest.
     """
 
-    def __init__(self, subscription: Subscription, chosen: Callable[[Version], bool], *, failed: bool = False) -> None:
-        """`failed`: those that are chosen are parked, and so not settled if the filter of today says nothing of one."""
+    def __init__(
+        self, subscription: Subscription, chosen: Callable[[Version], bool], parked: Mapping[int, int] | None = None
+    ) -> None:
+        """`parked`: where only what is parked is chosen, the versions that are; each with the last that was in the set.
+
+        Those are to be settled, also if the filter of today says nothing of one.
+        """
         self._subscription = subscription
         self._chosen = chosen
-        self._failed = failed
-        self._whole = 0  # the last version that had a document
-        self._unsettled = self._shown = 0  # the last such one, and `_whole` at it
+        self._parked = parked or {}
+        self._unsettled: list[int] = []  # parked ones that were chosen, of which nothing is sent so far
         self._steps: list[Step] = []
         self._closing: Step | None = None  # the last that was sent after the last chosen one
         self._newest: Version | None = None
@@ -91,13 +104,12 @@ class DocumentReplay:
     def add(self, version: Version) -> None:
         step = _step(version, plan_version(self._subscription, self._newest, version))
         self._newest = version
-        if version.body is not None:
-            self._whole = version.version
+        chosen = self._chosen(version)
+        if chosen and version.version in self._parked:
+            self._unsettled.append(version.version)
         if step is None:
-            if self._failed and self._chosen(version):
-                self._unsettled, self._shown = version.version, self._whole
             return
-        if self._chosen(version):
+        if chosen:
             self._steps.append(step)
             self._closing = None
         else:
@@ -108,11 +120,20 @@ class DocumentReplay:
         steps = list(self._steps)
         if steps and self._closing is not None and self._newest is not None:
             steps.append(_newest_in_set(self._subscription, self._newest, self._closing))
-        if self._newest is not None and self._unsettled > (steps[-1].version if steps else 0):
-            last = plan_backfill(self._subscription, self._newest)
-            last = last or plan_leave(self._subscription, self._newest, self._shown)
-            steps += [last] if last else []
-        return steps[-1:] if self._subscription.config.delivery.mode == "latest" else steps
+        if self._unsettled and self._unsettled[-1] > (steps[-1].version if steps else 0):
+            steps += self._as_backfilled(self._unsettled[-1])
+        if self._subscription.config.delivery.mode == "latest":
+            steps = steps[-1:]
+        sent = {step.version for step in steps}
+        settled = tuple(version for version in self._unsettled if version not in sent)
+        return [*steps[:-1], replace(steps[-1], settles=settled)] if steps else []
+
+    def _as_backfilled(self, unsettled: int) -> list[Step]:
+        if self._newest is None:
+            return []
+        step = plan_backfill(self._subscription, self._newest)
+        step = step or plan_leave(self._subscription, self._newest, self._parked[unsettled])
+        return [step] if step else []
 
 
 def plan_version(subscription: Subscription, previous: Version | None, version: Version) -> Planned | None:
@@ -178,27 +199,28 @@ def plan_backfill(subscription: Subscription, current: Version) -> Step | None:
 
 
 def plan_leave(subscription: Subscription, current: Version, held: int | None) -> Step | None:
-    """The `deleted` of a document outside the set. `held`: the version that the receiver may have, if it has one."""
+    """The `deleted` of a document outside the set. `held`: the version that the receiver may have, if any."""
     if held is None or Event.DELETED not in subscription.sent:
         return None
-    return Step(current.version, held, Event.DELETED, renewed=True)
+    return Step(current.version, held, Event.DELETED)
 
 
-def renew(steps: Sequence[Step], earlier: Mapping[int, Earlier]) -> list[Step]:
+def renew(steps: Sequence[Step], past: Past) -> list[Step]:
     """One document's steps to one subscription, in order, with those marked that need a new id.
 
-    A receiver drops what comes under an id that it has taken. That is well while nothing changes what it has; but
-    behind a step that it may take, the same id would leave it with an older version. And an id never says both that
-    the document is there and that it is gone. `earlier`: by version, this replay's own aside.
+    A receiver drops what comes under an id that it has taken. That is well for all but the last, and for the last one
+    too while the receiver is known to have that or a newer one, and no step before it may change this. And an id never
+    says both that the document is there and that it is gone. `past`: this replay's own deliveries aside.
     """
     renewed, moved = [], False
     for step in steps:
-        before = earlier.get(step.version)
-        if before is not None:
-            turned = before.deletes is not (step.event is Event.DELETED)
-            step = replace(step, renewed=turned or (moved and before.taken is not False))
-        moved = moved or step.renewed or before is None or not before.taken
-        renewed.append(step)
+        before = past.sent.get(step.version)
+        turned = before is not None and before.deletes is not (step.event is Event.DELETED)
+        if step is steps[-1] and before is not None:
+            stale = past.certain is not None and past.certain < step.version
+            turned = turned or (moved and before.taken is not False) or (stale and before.taken is True)
+        moved = moved or turned or before is None or not before.taken
+        renewed.append(replace(step, renewed=turned))
     return renewed
 
 

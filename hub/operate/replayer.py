@@ -128,8 +128,8 @@ class Replayer:
     ) -> DocumentReplay:
         if not filters.failed:
             return DocumentReplay(subscription, filters.choose)
-        failed = self._replays.failed(subscription.name, entity, key, replay_id)
-        return DocumentReplay(subscription, lambda one: one.version in failed and filters.choose(one), failed=True)
+        parked = self._replays.failed(subscription.name, entity, key, replay_id)
+        return DocumentReplay(subscription, lambda one: one.version in parked and filters.choose(one), parked)
 
     def _backfill_page(
         self, entity: str, subscriptions: Sequence[Subscription], cursor: Cursor, limit: int, replay_id: int
@@ -147,12 +147,17 @@ class Replayer:
 
     def _sends(self, entity: str, planned: Sequence[Planned], cursor: Cursor, replay_id: int) -> list[Send]:
         """Without those of the cursor's own document that have been written."""
-        earlier = self._replays.earlier(entity, [one.key for one in planned if one.steps], replay_id)
+        planned = [one for one in planned if one.steps]
+        if not planned:
+            return []
+        names, keys = {one.subscription for one in planned}, list({one.key: None for one in planned})
+        first = min(one.steps[0].version for one in planned)
+        past = self._replays.past(entity, names, keys, first, replay_id)
         done = (cursor.subscription, cursor.version)
         return [
             Send(entity, one.key, one.subscription, step, one.newest)
             for one in planned
-            for step in renew(one.steps, earlier.get((one.subscription, one.key), {}))
+            for step in renew(one.steps, past[one.subscription, one.key])
             if one.key != cursor.key or (one.subscription, step.version) > done
         ]
 

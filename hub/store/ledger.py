@@ -9,14 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 import sqlalchemy as sa
 
-from hub.delivery import Delivery, Held, Receiver
+from hub.delivery import Delivery, Held, Receiver, State
 from hub.documents import Event
 from hub.store import tables
 from hub.store.images import Statements, statements, write_many
 
 ledger, delivery = tables.ledger, tables.delivery
 
-_OPEN = Held(0, 0, b"\0", "", 0)
+OPEN = b"\0"  # in place of a content: an attempt may have changed what the receiver has
+_OPEN = Held(0, 0, OPEN, "", 0)
 _DELETED = tables.EVENTS.index(Event.DELETED)
 
 _COLUMNS = ("entity_id", "key", "subscription_id", "version", "event", "content", "receiver_id", "accepted_at")
@@ -50,8 +51,10 @@ def _row(receiver: Receiver, held: Held) -> tuple[object, ...]:
 
 
 def leave_open(connection: sa.Connection, seqs: Sequence[int]) -> None:
-    """These deliveries go no further, and an attempt of them may have begun."""
-    query = sa.select(delivery.c.entity_id, delivery.c.key, delivery.c.subscription_id).where(delivery.c.seq.in_(seqs))
+    """These deliveries go no further, and an attempt of them may have begun. Of a superseded one that is long past."""
+    query = sa.select(delivery.c.entity_id, delivery.c.key, delivery.c.subscription_id).where(
+        delivery.c.seq.in_(seqs), delivery.c.state != int(State.SUPERSEDED)
+    )
     write(connection, {(row[0], row[1], row[2]): None for row in connection.execute(query)})
 
 

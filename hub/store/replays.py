@@ -5,7 +5,7 @@ goes on where it was, with no delivery twice in the queue and none missing.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Any
@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from hub.delivery import OutcomeKind, State
 from hub.documents import Cause, Event, Version
 from hub.errors import FaultError, InputError
-from hub.operate.replay import Earlier, Filters, Step
+from hub.operate.replay import Earlier, Filters, Past, Step
 from hub.store import tables
 from hub.store.database import Store, now
 from hub.store.forwards import hold_forwards
 from hub.store.images import append, statements, write_many
 from hub.store.journal import newest_number, version_of
+from hub.store.ledger import OPEN
 from hub.store.pieces import Pieces
 from hub.store.streams import hold_captures
 from hub.store.tables import CAUSES, EVENTS
@@ -165,48 +166,70 @@ class Replays:
             return [version_of(row, entity) for row in connection.execute(query)]
 
     def held(self, subscription: str, entity: str, keys: Sequence[str]) -> dict[str, int]:
-        """By key the version that the receiver has: accepted, or attempted, or on its way to it.
+        """By key, where the receiver has the document or may have it: the last version that it was sent of it.
 
-        Of what is not kept any more the next one that is; 0 when there is none.
+        0 where that is not known or not kept any more. A version that was never sent may be outside the set.
         """
         if not keys:
             return {}
-        entity_id, id = self._entity_id(entity), self.store.find_name("subscription", subscription) or 0
-
-        def mine(table: sa.Table) -> list[sa.ColumnElement[bool]]:
-            return [table.c.entity_id == entity_id, table.c.subscription_id == id, table.c.key.in_(keys)]
-
+        mine = _of(self._entity_id(entity), [self.store.find_name("subscription", subscription) or 0], keys)
+        may_have = sa.and_(*mine(ledger), ledger.c.content != b"")
+        open_ = sa.select(ledger.c.key).where(*mine(ledger), ledger.c.content == OPEN)
+        there = sa.case((ledger.c.event != _DELETED, ledger.c.version), else_=0)
+        waits = delivery.c.state != int(State.SUPERSEDED)
         # In one statement: a delivery may be settled between two.
-        accepted = sa.select(ledger.c.key, ledger.c.version).where(*mine(ledger), ledger.c.content != b"")
-        waiting = sa.select(delivery.c.key, delivery.c.version).where(*mine(delivery), delivery.c.event != _DELETED)
-        each = accepted.union_all(waiting).subquery()
+        each = sa.union_all(
+            sa.select(ledger.c.key, there.label("version")).where(may_have),
+            sa.select(delivery.c.key, _shown).where(*mine(delivery), waits, delivery.c.event != _DELETED),
+            sa.select(delivery.c.key, _shown).where(*mine(delivery), delivery.c.state == int(State.PARKED)),
+            sa.select(attempt.c.key, attempt.c.version).where(
+                *mine(attempt), attempt.c.event != _DELETED, attempt.c.key.in_(open_)
+            ),
+        ).subquery()
         held = sa.select(each.c.key, sa.func.max(each.c.version).label("version")).group_by(each.c.key).subquery()
-        at_least = sa.case((document.c.version >= held.c.version, document.c.version))
-        kept = sa.func.coalesce(sa.func.min(at_least), sa.func.max(document.c.version), 0)
-        of_it = sa.and_(document.c.entity_id == entity_id, document.c.key == held.c.key, document.c.body.is_not(None))
-        query = sa.select(held.c.key, kept).outerjoin_from(held, document, of_it).group_by(held.c.key)
+        kept = sa.and_(
+            document.c.entity_id == self._entity_id(entity),
+            document.c.key == held.c.key,
+            document.c.version == held.c.version,
+            document.c.body.is_not(None),
+        )
+        query = sa.select(held.c.key, sa.func.coalesce(document.c.version, 0)).outerjoin_from(held, document, kept)
         with self.store.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def earlier(self, entity: str, keys: Sequence[str], replay_id: int) -> dict[tuple[str, str], dict[int, Earlier]]:
-        """By subscription and key, then version: what was sent last of it, this replay's own aside."""
-        found: dict[tuple[str, str], dict[int, Earlier]] = defaultdict(dict)
+    def past(
+        self, entity: str, subscriptions: Collection[str], keys: Sequence[str], first: int, replay_id: int
+    ) -> dict[tuple[str, str], Past]:
+        """By subscription and key: what was sent of the versions from `first` on, this replay's own aside."""
+        found: dict[tuple[str, str], Past] = defaultdict(Past)
+        ids = [self.store.find_name("subscription", name) or 0 for name in subscriptions]
+        mine = _of(self._entity_id(entity), ids, keys)
+        columns = (ledger.c.subscription_id, ledger.c.key, ledger.c.version, ledger.c.event, ledger.c.content)
         with self.store.read() as connection:
-            for row in connection.execute(_sent_last(self._entity_id(entity), keys, replay_id)):
-                known = found[self.store.name(row.subscription_id), row.key]
-                known[row.version] = Earlier(row.event == _DELETED, _TAKEN[row.taken])
+            sent = connection.execute(_sent_last(mine, first, replay_id)).all()
+            held = connection.execute(sa.select(*columns).where(*mine(ledger))).all()
+        for row in held:  # attempts are kept for a while only
+            past = found[self.store.name(row.subscription_id), row.key]
+            past.certain = row.version if row.content != OPEN else 0
+            past.sent[row.version] = Earlier(row.event == _DELETED, True)
+        for row in sent:
+            past = found[self.store.name(row.subscription_id), row.key]
+            past.sent[row.version] = Earlier(row.event == _DELETED, _TAKEN[row.taken])
         return found
 
-    def failed(self, subscription: str, entity: str, key: str, replay_id: int) -> set[int]:
-        """The versions of a document that are parked, or were until this replay queued them."""
-        query = sa.select(delivery.c.version).where(
+    def failed(self, subscription: str, entity: str, key: str, replay_id: int) -> dict[int, int]:
+        """The versions of a document that are parked, or were until this replay queued them.
+
+        By each the last version that was in the set: itself, unless it is the one that left.
+        """
+        query = sa.select(delivery.c.version, _shown).where(
             delivery.c.entity_id == self._entity_id(entity),
             delivery.c.key == key,
             delivery.c.subscription_id == (self.store.find_name("subscription", subscription) or 0),
             _failed(replay_id),
         )
         with self.store.read() as connection:
-            return set(connection.scalars(query))
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def turns(self, entity: str, keys: Sequence[str]) -> dict[tuple[int, str, int], int]:
         """By subscription id, key and version: the turn that was last planned, where it is known."""
@@ -234,7 +257,12 @@ class Replays:
             fresh = list(takewhile(lambda send: newest.get(send.key) == send.newest, sends))
             if fresh:
                 self._move_cursor(connection, begun.id, cursor, fresh)
-                _replace(connection, rows[: len(fresh)])
+                outdated = [
+                    (entity_id, send.key, version, ids[send.subscription])
+                    for send in fresh
+                    for version in send.step.settles
+                ]
+                _replace(connection, rows[: len(fresh)], outdated)
         self.store.ring("dispatch")
         return len(fresh)
 
@@ -254,26 +282,33 @@ class Replays:
         return [self.store.find_name("subscription", name) or 0 for name in filters.subscriptions]
 
 
-def _sent_last(entity_id: int, keys: Sequence[str], replay_id: int) -> sa.Select[Any]:
-    """Attempts and what waits, each version's oldest turn first; before those what the ledger has: attempts are
-    kept for a while only.
-    """
-    place = ("subscription_id", "key", "version", "turn", "event")
+_shown = sa.case((delivery.c.event == _DELETED, delivery.c.before_version), else_=delivery.c.version)
+
+
+def _of(
+    entity_id: int, subscriptions: Sequence[int], keys: Sequence[str]
+) -> Callable[[sa.Table], list[sa.ColumnElement[bool]]]:
+    """The rows of these documents to these subscriptions."""
 
     def of(table: sa.Table) -> list[sa.ColumnElement[bool]]:
-        return [table.c.entity_id == entity_id, table.c.key.in_(keys)]
+        return [table.c.entity_id == entity_id, table.c.key.in_(keys), table.c.subscription_id.in_(subscriptions)]
 
-    def others(table: sa.Table) -> sa.ColumnElement[bool]:
-        return table.c.replay_id.is_distinct_from(replay_id)
+    return of
+
+
+def _sent_last(mine: Callable[[sa.Table], list[sa.ColumnElement[bool]]], first: int, replay_id: int) -> sa.Select[Any]:
+    """Attempts and what waits, each version's oldest turn first."""
+    place = ("subscription_id", "key", "version", "turn", "event")
+
+    def chosen(table: sa.Table) -> list[sa.ColumnElement[bool]]:
+        return [*mine(table), table.c.version >= first, table.c.replay_id.is_distinct_from(replay_id)]
 
     taken = sa.case((attempt.c.outcome.in_(_YES), 2), (attempt.c.outcome.in_(_MAY_BE), 1), else_=0)
     attempts = sa.select(*(attempt.c[name] for name in place), sa.func.max(taken).label("taken"))
-    attempts = attempts.where(*of(attempt), others(attempt)).group_by(*(attempt.c[name] for name in place))
+    attempts = attempts.where(*chosen(attempt)).group_by(*(attempt.c[name] for name in place))
     on_its_way = sa.case((delivery.c.state == int(State.PENDING), 1), else_=0)
-    waiting = sa.select(*(delivery.c[name] for name in place), on_its_way).where(*of(delivery), others(delivery))
-    columns = (ledger.c.subscription_id, ledger.c.key, ledger.c.version, sa.literal(-1), ledger.c.event)
-    held = sa.select(*columns, sa.literal(2)).where(*of(ledger))
-    every = attempts.union_all(waiting, held).subquery()
+    waiting = sa.select(*(delivery.c[name] for name in place), on_its_way).where(*chosen(delivery))
+    every = attempts.union_all(waiting).subquery()
     return sa.select(every).order_by(every.c.turn, every.c.taken)
 
 
@@ -369,16 +404,18 @@ def _row(
     }
 
 
-def _replace(connection: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+def _replace(connection: sa.Connection, rows: Sequence[dict[str, Any]], outdated: Sequence[tuple[Any, ...]]) -> None:
     """What waits or is parked of the same versions goes: its place in the queue is the replay's.
 
-    What a receiver asked for at a later time stays: that is another delivery.
+    What a receiver asked for at a later time stays: that is another delivery. `outdated`: the places of parked ones
+    that nothing is sent of, but of a newer version; where they hold their document, they would hold that too.
     """
     sql, place, columns = statements(connection), ("entity_id", "key", "version", "subscription_id"), tuple(rows[0])
     places = [tuple(row[column] for column in place) for row in rows]
     if not sql.sqlite:
-        write_many(connection, sql.lock("delivery", place), places)
+        write_many(connection, sql.lock("delivery", place), [*places, *outdated])
     write_many(connection, f"{sql.delete('delivery', place)} AND state <> {int(State.RESCHEDULED)}", places)
+    write_many(connection, f"{sql.delete('delivery', place)} AND state = {int(State.PARKED)}", outdated)
     append(connection, "delivery", columns, [tuple(row.values()) for row in rows])
 
 

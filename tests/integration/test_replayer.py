@@ -13,6 +13,7 @@ from hub.operate.replayer import Replayer
 from hub.project import DeliveryPolicy, SubscriptionConfig
 from hub.store import tables
 from hub.store.database import Store
+from hub.store.ledger import OPEN
 from hub.store.pieces import Pieces
 from hub.store.replays import Replay, Replays, Send
 from hub.subscriptions import Subscription
@@ -198,37 +199,71 @@ def test_a_backfill_queues_the_current_documents_of_the_set(store: Store, rows: 
 
 
 def test_a_backfill_deletes_what_the_receiver_may_have_outside_the_set(store: Store, rows: Any) -> None:
-    """What it accepted, what an attempt may have left there and what waits; not what it has deleted or never had."""
-    for key in "abcde":
-        rows.versions("order", key, {"status": "in"}, {"status": "in"}, {"status": "out"})
-    rows.versions("order", "f", {"status": "in"}, None)
+    """What it accepted, what an attempt may have left there and what waits; not what it has deleted or never had.
+
+    What is shown of it was in a set once: version 2 is in none, and nobody was ever sent it.
+    """
+    for key in "abcdefghik":
+        rows.versions("order", key, {"status": "in"}, {"status": "never"}, {"status": "out"})
     rows.holding("crm", "order", "a", 1)
     rows.holding("crm", "order", "b", 3, content=b"", event=2)
-    rows.holding("crm", "order", "c", 0, content=b"\0")
-    rows.delivery("crm", "order", "d", 2)
-    rows.holding("crm", "order", "f", 1)
-    rows.holding("mail", "order", "e", 1)
+    rows.holding("crm", "order", "c", 0, content=OPEN)
+    rows.attempt("crm", "order", "c", 1, event=0, outcome=3)
+    rows.delivery("crm", "order", "d", 1)
+    rows.delivery("crm", "order", "e", 1, state=int(State.SUPERSEDED))
+    rows.holding("crm", "order", "f", 3, content=OPEN, event=2)
+    rows.attempt("crm", "order", "f", 1, event=0, outcome=1)
+    rows.attempt("crm", "order", "f", 3, event=2)
+    rows.holding("crm", "order", "g", 0, content=OPEN)
+    rows.delivery("crm", "order", "h", 3, event=2, before_version=1, state=int(State.PARKED))
+    rows.holding("crm", "order", "i", 3)
+    rows.holding("mail", "order", "k", 1)
     worker = _replayer(store, _subscription("crm", match={"status": ["in"]}))
     filters = Filters(subscriptions=("crm",))
 
     plan = worker.plan("backfill", filters)
     begun = _run(store, worker, filters, "backfill")
 
-    assert (plan.deleted, begun.written) == (4, 4)
-    deleted = [("a", 3, 1), ("c", 3, 1), ("d", 3, 2), ("f", 2, 1)]
-    expected = [("crm", key, version, before, begun.id) for key, version, before in deleted]
-    assert _queue(store) == [("crm", "d", 2, 1, 0), *expected]
+    shown = {"a": 1, "c": 1, "d": 1, "f": 1, "g": 0, "h": 1, "i": 3}
+    assert (plan.deleted, begun.written) == (len(shown), len(shown))
+    found = [(key, version, before, turn) for _, key, version, before, turn in _queue(store) if version == 3]
+    assert found == [(key, 3, before, begun.id if key in "fi" else 0) for key, before in shown.items()]
 
 
 def test_a_backfill_shows_no_version_that_is_not_kept(store: Store, rows: Any) -> None:
-    """In the place of what the receiver has the next one that is."""
+    """The next one that is may have been outside the set."""
     rows.versions("order", "a", {"status": "in"}, {"status": "out"}, first=7)
     rows.holding("crm", "order", "a", 3)
     worker = _replayer(store, _subscription("crm", match={"status": ["in"]}))
 
     _run(store, worker, Filters(subscriptions=("crm",)), "backfill")
 
-    assert [(version, before) for _, _, version, before, _ in _queue(store)] == [(8, 7)]
+    assert [(version, before) for _, _, version, before, _ in _queue(store)] == [(8, 0)]
+
+
+def test_what_was_forced_upon_a_receiver_is_put_right(store: Store, rows: Any) -> None:
+    """It has taken the newest version, and then an older one: the newest comes with a new id."""
+    rows.versions("order", "1", {"status": "a"}, {"status": "b"})
+    rows.attempt("crm", "order", "1", 2)
+    rows.attempt("crm", "order", "1", 1)
+    rows.holding("crm", "order", "1", 1)
+    worker = _replayer(store, _subscription("crm"))
+
+    begun = _run(store, worker, Filters(subscriptions=("crm",)), "backfill")
+
+    assert _queue(store) == [("crm", "1", 2, 0, begun.id)]
+
+
+def test_a_parked_one_of_another_filter_gives_way_to_what_settles_it(store: Store, rows: Any) -> None:
+    """With `on_park: hold` it would hold that too. The others of its document stay."""
+    rows.versions("order", "1", {"status": "old"}, {"status": "old"}, {"status": "new"})
+    for subscription in ("crm", "mail"):
+        rows.delivery(subscription, "order", "1", 1, event=0, state=int(State.PARKED))
+    worker = _replayer(store, _subscription("crm", match={"status": ["none"]}))
+
+    _run(store, worker, Filters(subscriptions=("crm",), failed=True))
+
+    assert _queue(store) == [("mail", "1", 1, 0, 0), ("crm", "1", 3, 1, 0)]
 
 
 def test_a_version_that_was_accepted_gets_a_new_id_behind_one_that_was_not(store: Store, rows: Any) -> None:

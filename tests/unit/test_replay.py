@@ -5,7 +5,17 @@ import pytest
 from hub.catalogue import Kind
 from hub.documents import Cause, Event, Field, Shape, Version, encode
 from hub.errors import InputError
-from hub.operate.replay import DocumentReplay, Earlier, Filters, Step, plan_backfill, plan_leave, refuse_empty, renew
+from hub.operate.replay import (
+    DocumentReplay,
+    Earlier,
+    Filters,
+    Past,
+    Step,
+    plan_backfill,
+    plan_leave,
+    refuse_empty,
+    renew,
+)
 from hub.project import DeliveryPolicy, SubscriptionConfig
 from hub.subscriptions import Subscription
 
@@ -129,7 +139,7 @@ def test_a_backfill_deletes_what_the_receiver_has_and_is_outside() -> None:
     keeps = _subscription(match={"status": ["paid"]}, on=("created",))
 
     steps = [plan_leave(paid, version, 1) for version in (new, gone)]
-    assert steps == [Step(1, 1, D, renewed=True), Step(3, 1, D, renewed=True)]
+    assert steps == [Step(1, 1, D), Step(3, 1, D)]
     assert plan_leave(paid, new, None) is None
     assert plan_leave(keeps, new, 1) is None
 
@@ -137,23 +147,34 @@ def test_a_backfill_deletes_what_the_receiver_has_and_is_outside() -> None:
 @pytest.mark.parametrize(
     ("statuses", "parked", "steps"),
     [
-        (("paid", "new"), [1], [Step(1, 0, C), Step(2, 1, D)]),  # as it was planned
-        (("new", "paid", "new"), [1], [Step(3, 1, D, renewed=True)]),  # of a filter that let it in
-        (("new", "open"), [1, 2], [Step(2, 2, D, renewed=True)]),
-        (("new", None), [2], [Step(2, 1, D, renewed=True)]),
-        (("paid", "new", "open"), [1, 3], [Step(1, 0, C), Step(2, 1, D), Step(3, 3, D, renewed=True)]),
-        (("new", "paid"), [1], [Step(2, 0, C)]),
+        (("paid", "new"), {1: 1}, [Step(1, 0, C), Step(2, 1, D)]),  # as it was planned
+        (("new", "paid", "new"), {1: 1}, [Step(3, 1, D, settles=(1,))]),  # of a filter that let it in
+        (("new", "open"), {1: 1, 2: 2}, [Step(2, 2, D, settles=(1,))]),
+        (("open", "new"), {2: 1}, [Step(2, 1, D)]),  # of one that it left: what is shown is what was in it
+        (("new", None), {2: 1}, [Step(2, 1, D)]),
+        (("paid", "new", "open"), {1: 1, 3: 3}, [Step(1, 0, C), Step(2, 1, D), Step(3, 3, D)]),
+        (("new", "paid"), {1: 1}, [Step(2, 0, C, settles=(1,))]),
     ],
 )
 def test_what_is_parked_by_an_earlier_filter_is_not_left_behind(
-    statuses: tuple[str, ...], parked: list[int], steps: list[Step]
+    statuses: tuple[str, ...], parked: dict[int, int], steps: list[Step]
 ) -> None:
     """The document is sent as by a backfill, unless what is sent anyhow comes after it."""
-    plan = DocumentReplay(_subscription(match={"status": ["paid"]}), lambda one: one.version in parked, failed=True)
+    plan = DocumentReplay(_subscription(match={"status": ["paid"]}), lambda one: one.version in parked, parked)
     for version in _versions(*statuses):
         plan.add(version)
 
     assert plan.steps() == steps
+
+
+def test_the_newest_alone_settles_all_that_is_parked() -> None:
+    """`mode: latest`: else those before it would go on holding their document."""
+    newest_alone = _subscription(delivery=DeliveryPolicy(mode="latest"))
+    plan = DocumentReplay(newest_alone, lambda one: one.version < 3, {1: 1, 2: 2})
+    for version in _versions("new", "paid", "sent"):
+        plan.add(version)
+
+    assert plan.steps() == [Step(3, 2, U, settles=(1, 2))]
 
 
 _TAKEN, _OPEN, _REFUSED = Earlier(False, True), Earlier(False, None), Earlier(False, False)
@@ -161,25 +182,27 @@ _DELETED = Earlier(True, True)
 
 
 @pytest.mark.parametrize(
-    ("earlier", "renewed"),
+    ("sent", "certain", "renewed"),
     [
-        ({}, []),
-        ({1: _TAKEN, 2: _TAKEN, 3: _DELETED}, []),  # it has taken all of them: all are dropped
-        ({1: _REFUSED, 2: _TAKEN, 3: _DELETED}, [2, 3]),  # it may take 1, and must not end with it
-        ({1: _REFUSED, 2: _REFUSED, 3: _DELETED}, [3]),
-        ({1: _OPEN, 2: _OPEN, 3: _DELETED}, [2, 3]),
-        ({2: _REFUSED}, []),
-        ({1: _TAKEN, 2: _TAKEN, 3: _REFUSED}, [3]),  # it was an update: with another filter it is a delete
-        ({1: _DELETED, 2: _TAKEN, 3: _DELETED}, [1, 2, 3]),
+        ({}, None, []),
+        ({1: _TAKEN, 2: _TAKEN, 3: _DELETED}, 3, []),  # it has taken all of them: all are dropped
+        ({1: _REFUSED, 2: _TAKEN, 3: _DELETED}, 3, [3]),  # it may take 1, and must not end with it
+        ({1: _OPEN, 2: _TAKEN, 3: _DELETED}, 3, [3]),
+        ({1: _REFUSED, 2: _REFUSED, 3: Earlier(True, False)}, 0, []),
+        ({1: _TAKEN, 2: _TAKEN, 3: Earlier(True, None)}, 0, []),  # as on a retry
+        ({1: _TAKEN, 2: _TAKEN, 3: _REFUSED}, 2, [3]),  # it was an update: with another filter it is a delete
+        ({1: _DELETED, 2: _TAKEN, 3: _DELETED}, 3, [1, 3]),
+        ({1: _TAKEN, 2: _TAKEN, 3: _DELETED}, 1, [3]),  # 1 was forced upon it since
+        ({1: _TAKEN, 2: _TAKEN, 3: _DELETED}, 0, [3]),  # what it has is open
     ],
 )
 def test_a_step_gets_a_new_id_where_its_own_would_be_dropped_wrongly(
-    earlier: dict[int, Earlier], renewed: list[int]
+    sent: dict[int, Earlier], certain: int | None, renewed: list[int]
 ) -> None:
     """Else it keeps it: a receiver that has it drops it."""
     steps = [Step(1, 0, C), Step(2, 1, U), Step(3, 2, D)]
 
-    assert [step.version for step in renew(steps, earlier) if step.renewed] == renewed
+    assert [step.version for step in renew(steps, Past(sent, certain)) if step.renewed] == renewed
 
 
 @pytest.mark.parametrize(
