@@ -161,7 +161,6 @@ class Dispatcher:
     async def _open(self) -> None:
         identity = await self._threads.write(self._store.identity)
         self._messages = Messages(identity, self._project, self._by_queue, self._steps)
-        parked = await self._threads.read(self._deliveries.parked_subscriptions)
         states = await self._threads.read(self._deliveries.destinations)
         for name, open_connector in self._connectors.items():
             limits = self._project.destinations[name].limits
@@ -175,10 +174,12 @@ class Dispatcher:
             worker = self._workers[subscription.config.to]
             route = Route(id, subscription, worker, self._clock, self._alarms, self._look_again.set)
             self._routes[id] = self._by_queue[route.queue] = route
-            route.parks = id in parked
             self._expiry.begin(route)
         self._deliveries.forwards = Forwards(await self._threads.write(self._derived))
         self._mark = await self._threads.read(self._deliveries.mark)
+        for id in await self._threads.read(self._deliveries.parked_subscriptions):  # what is parked later, a look shows
+            if id in self._routes:
+                self._routes[id].parks = True
         self._look_now_and_then()
 
     def _derived(self) -> dict[str, Published]:
@@ -412,6 +413,7 @@ class Dispatcher:
             if key not in parked and lane.parked not in parking:
                 route.queue.unhold(lane)
                 route.refills.append(lane)
+                self._look_again.set()
         for key, seq in parked.items():
             route.queue.hold_key(key, seq)
 
@@ -452,12 +454,17 @@ class Dispatcher:
         while queue.behind and not route.standing and queue.room >= PAGE:
             page = await self._threads.read(self._deliveries.backlog, route.id, self._share[route.id], queue.cursor)
             queue.cursor = page[-1].seq if page else queue.cursor
+            if route.holds:  # after the page: what was parked before one of these is known by now
+                route.parks = True
+                await self._sync_holds(route)
             for delivery in await self._merger.merge(route, page) if route.merges else page:
                 self._add(route, delivery)
             queue.behind = len(page) == PAGE
             route.worker.pump()
 
     async def _refill(self, route: Route, lane: Lane) -> None:
+        if route.holds and not route.standing:
+            await self._sync_holds(route)
         if route.standing or lane.queue.lanes.get(lane.key) is not lane:
             return
         if not lane.queue.needs_refill(lane):

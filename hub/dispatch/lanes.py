@@ -145,9 +145,16 @@ class Queue:
         lane.apart = 0
 
     def hold_key(self, key: LaneKey, seq: int) -> None:
-        """As `hold`, for one that was parked earlier."""
-        if key not in self.lanes:
-            lane = self.lanes[key] = Lane(self, key)
+        """As `hold`, for one that was parked elsewhere. What is before it in its lane goes out first."""
+        lane = self.lanes.setdefault(key, Lane(self, key))
+        if lane.standing:
+            return
+        if lane.busy:
+            behind = [item for item in lane.items if item.seq > seq and item is not lane.head]
+            lane.items = deque(item for item in lane.items if item not in behind)
+            self.size -= len(behind)
+            lane.cut = min(lane.cut or seq, seq)
+        else:
             lane.standing, lane.cut, lane.parked = True, seq, seq
             self.standing += 1
 

@@ -53,9 +53,11 @@ class Results:
         changes.settled.append(delivery.seq)
         self._accept(changes, delivery, supersedes, forwarded)
 
-    def update(self, delivery: Delivery, state: State, attempts: int, due_at: int, reason: str) -> None:
-        """It stays. Of one that is parked, an attempt may have changed what the receiver has, and nobody knows how."""
-        if state is State.PARKED:
+    def update(
+        self, delivery: Delivery, state: State, attempts: int, due_at: int, reason: str, *, tried: bool = True
+    ) -> None:
+        """It stays. `tried`: an attempt may have begun. If it is parked then, nobody knows what the receiver has."""
+        if state is State.PARKED and tried:
             self._learn(delivery, None)
         self._changes().updates.append(Update(delivery.seq, state, attempts, due_at, reason))
         self.writing.add(delivery.seq)

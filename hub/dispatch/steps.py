@@ -30,7 +30,8 @@ class Steps:
             "delivery parked",
             extra={"subscription": route.name, "key": delivery.key, "version": delivery.version, "reason": reason},
         )
-        self._results.update(delivery, State.PARKED, attempts, 0, reason)
+        tried = attempts > 0 or route.queue.may_have_begun(delivery.seq)
+        self._results.update(delivery, State.PARKED, attempts, 0, reason, tried=tried)
         route.parks = True
         route.worker.health.forget(delivery.seq)
         if route.holds and not route.standing:

@@ -198,6 +198,31 @@ def test_what_capture_parked_counts_at_once(
     assert [(row.version, row.state) for row in bench.rows()] == left
 
 
+def test_what_capture_parked_behind_an_attempt_holds_what_follows(bench: Bench, receiver: Receiver) -> None:
+    """Version 1 is on its way, 2 comes parked, 3 waits for it; so too among more than one look or page takes."""
+    bench.subscribe("crm", {"url": receiver.url}, on_park="hold")
+    receiver.behave(delay=1.0, containing='"subject":"1"')
+
+    async def script(dispatcher: Dispatcher) -> None:
+        await asyncio.to_thread(bench.commit, "1")
+        await asyncio.to_thread(receiver.wait_for, 1)
+        await asyncio.to_thread(bench.commit, "1", state=State.PARKED)
+        await asyncio.to_thread(bench.commit, "1", *(str(key) for key in range(100, 800)))
+        await asyncio.to_thread(bench.commit, "900", state=State.PARKED)
+        await asyncio.to_thread(bench.commit, "900")
+
+    bench.run(script)
+
+    held = [(row.key, row.version, row.state) for row in bench.rows()]
+    assert held == [
+        ("1", 2, State.PARKED),
+        ("1", 3, State.PENDING),
+        ("900", 1, State.PARKED),
+        ("900", 2, State.PENDING),
+    ]
+    assert len(receiver.log()) == 701
+
+
 def release(bench: Bench, seq: int, reason: str | None = None) -> None:
     with bench.store.write() as connection:
         table = tables.delivery

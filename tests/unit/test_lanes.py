@@ -102,3 +102,24 @@ def test_rewind_forgets_what_is_not_on_its_way() -> None:
     queue.rewind()
 
     assert (queue.size, queue.cursor, queue.behind, queue.lanes) == (0, 0, True, {})
+
+
+def test_what_was_parked_elsewhere_holds_what_is_behind_it() -> None:
+    """The first is on its way: it is not held, and what comes behind the parked one is left to the store."""
+    queue = Queue()
+    lane = queue.add(delivery(1))
+    assert lane
+    queue.add(delivery(2))
+    queue.add(delivery(5))
+
+    queue.hold_key(lane.key, 3)
+    assert [item.seq for item in lane.items] == [1, 2]
+    assert queue.size == 2
+    assert queue.add(delivery(6)) is None
+    queue.pop(lane)
+    queue.pop(lane)
+    assert queue.needs_refill(lane)
+    queue.hold_key(lane.key, 3)
+    assert not queue.needs_refill(lane)
+    queue.unhold(lane)
+    assert queue.needs_refill(lane)
