@@ -99,7 +99,7 @@ def backfill(
     as_json: bool,
 ) -> None:
     """Deliver the documents that are in a subscription's set now, as created, and delete those that its receiver
-    has, or may have, and that are outside: after a change of `match` or `where` both sides have the same.
+    has, or may have, and that are outside, if `on` has deleted: so a changed `match` or `where` is carried out.
 
     \b
     Example: hub backfill crm-orders --rate 50/s

@@ -65,7 +65,7 @@ def run(
     if role == "capture" and stream is None and all(source.kafka for source in project.sources.values()):
         _share(option, worker, until_idle)
     elif role == "capture":
-        _capture(project, _stream(project, stream), until_idle, shared)
+        _capture(project, _stream(project, stream), until_idle, shared, supervised)
     elif role == "dispatch":
         os.chdir(project.directory)  # a connector's paths are relative to the project, wherever `hub` is called
         _dispatch(project, until_idle, supervised)
@@ -139,6 +139,7 @@ def _share(option: ProjectOption, worker: str, until_idle: bool) -> None:
     project = option.project
     store = open_store(project.store)
     require_worker(store)
+    _say_changes(project, store)
     names = streams_of_topics(project)
     group = build_group(project, worker)
     base = ["--project", str(option.directory), "run", "--supervised", "--shared", "--role", "capture"]
@@ -189,20 +190,22 @@ def _prune(store: "Store", project: "Project") -> None:
 
 
 def _say_changes(project: "Project", store: "Store") -> None:
-    """What is not as it was at the last start."""
+    """What is not as it was at the last start. It is for capture to say, which goes by the sets."""
     from hub.store.definitions import remember
 
     for sentence in remember(store, project):
         click.echo(sentence, err=True)
 
 
-def _capture(project: "Project", stream: str, until_idle: bool, shared: bool) -> None:
+def _capture(project: "Project", stream: str, until_idle: bool, shared: bool, supervised: bool) -> None:
     from hub.changes import Missed, TakenOver
     from hub.locks import await_turn, hold
     from hub.store.database import open_store
     from hub.store.streams import ask_resnapshot, note_problem
 
     store = open_store(project.store)
+    if not supervised:
+        _say_changes(project, store)
     # What the group gives to this worker, one that hangs may have the lock of still.
     lock = (await_turn if shared else hold)(store, f"capture {stream}")
     try:
@@ -251,8 +254,6 @@ def _dispatch(project: "Project", until_idle: bool, supervised: bool) -> None:
     lock = hold(store, "dispatch") if store.is_sqlite else None
     while True:
         try:
-            if not supervised:
-                _say_changes(project, store)
             _deliver(project, store, finish=until_idle and not supervised)
             break
         except (OutsideError, DBAPIError, psycopg.OperationalError) as error:

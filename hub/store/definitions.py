@@ -11,8 +11,6 @@ from hub.project import Project, SubscriptionConfig
 from hub.store.database import Store, now
 from hub.store.tables import name, subscription_state
 
-_OF_THE_SET = ("entity", "match", "where")
-
 
 def remember(store: Store, project: Project) -> list[str]:
     """Keep the subscriptions' definitions; what differs from those kept before, a sentence each."""
@@ -68,9 +66,14 @@ def _said(before: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
 
 def _change(subscription: str, before: str, current: str) -> str:
     was, now_is = msgspec.json.decode(before), msgspec.json.decode(current)
-    if all(was.get(field) == now_is[field] for field in _OF_THE_SET):
+    if was.get("entity") != now_is["entity"]:
+        return (
+            f"Subscription {subscription} has another entity: it takes effect now. `hub backfill {subscription}` sends "
+            f"what is in its set; what its receiver has of {was.get('entity')} stays there."
+        )
+    if all(was.get(field) == now_is[field] for field in ("match", "where")):
         return f"Subscription {subscription} or its destination has changed: it takes effect now."
-    return (
-        f"The set of subscription {subscription} has changed: it takes effect now. `hub backfill {subscription}` sends "
-        "what is in it, and deletes what its receiver has from before and is outside."
-    )
+    said = f"The set of subscription {subscription} has changed: it takes effect now. `hub backfill {subscription}`"
+    if "deleted" not in now_is["on"]:
+        return f"{said} sends what is in it; what its receiver has and is outside stays: `on` has no deleted."
+    return f"{said} sends what is in it, and deletes what its receiver has from before and is outside."
