@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from connectors.declarative.definition import Reading, Request, Rule
-from connectors.declarative.rendering import asked, at_path, holds
+from connectors.declarative.rendering import asked, asked_all, at_path, holds
 from connectors.http import classify, summary
 from connectors.transport import Answer
 from hub.delivery import Outcome, OutcomeKind
@@ -118,17 +118,18 @@ def _placed(reading: Read, part: Reading, items: Sequence[Named]) -> Iterator[tu
     if part.name is None:
         yield from ((0 if len(items) == 1 else index, result) for index, result in results)
         return
-    names = [asked(part.name, {**reading.variables, "result": result}) for _, result in results]
+    names = [asked_all(part.name, {**reading.variables, "result": result, "index": index}) for index, result in results]
+    known = {name for some in names for name in some}
     exact: dict[str, list[int]] = {}
     folded: dict[str, list[int]] = {}
     for place, item in enumerate(items):
-        if item.name in names:
+        if item.name in known:
             exact.setdefault(item.name, []).append(place)
         else:
             folded.setdefault(item.name.casefold(), []).append(place)
-    for name, (_, result) in zip(names, results, strict=True):
-        if name:
-            yield from ((place, result) for place in exact.get(name) or folded.get(name.casefold(), []))
+    for some, (_, result) in zip(names, results, strict=True):
+        places = [place for name in some for place in exact.get(name) or folded.get(name.casefold(), [])]
+        yield from ((place, result) for place in dict.fromkeys(places))
 
 
 def _with_id(outcome: Outcome, part: Reading) -> Outcome:

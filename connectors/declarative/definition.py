@@ -29,7 +29,8 @@ SETTINGS_NAMES = frozenset({"settings"})
 ITEM_NAMES = frozenset({"settings", "body", "event", "entity", "key", "version", "id"})
 FOUND_NAMES = ITEM_NAMES | {"found"}
 ANSWER_NAMES = frozenset({"settings", "status", "headers", "answer"})
-RESULT_NAMES = ANSWER_NAMES | ITEM_NAMES | {"result", "index", "found"}
+FOR_NAMES = ANSWER_NAMES | {"result", "index"}  # it is the entry that tells the document
+RESULT_NAMES = FOR_NAMES | ITEM_NAMES | {"found"}
 REPLY_NAMES = frozenset({"id", "key", "event", "index", "found", "now"})
 
 _REQUEST = ("request", "headers", "batch", "item", "body", "name", "results", "outcomes")
@@ -52,7 +53,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "quota": ("remaining", "wait"),
     "test": (*("settings", "body", "upsert", "create", "delete", "find", "nothing_found", "nothing_written", "cases"),),
     "reply": ("status", "headers", "item", "body"),
-    "case": ("name", "events", "find", "answer", "outcomes", "wait", "requests", "bodies", "headers"),
+    "case": ("name", "events", "body", "find", "answer", "outcomes", "wait", "requests", "bodies", "headers"),
 }
 
 
@@ -84,7 +85,7 @@ class Reading(msgspec.Struct, frozen=True):
     """Where an answer says what became of single items."""
 
     each: tuple[str, ...] | None  # path to a list, or to a map by index; None: the answer itself, of a single item
-    name: Any  # template: the item that a result is about; None: by index
+    name: Any  # template: the item that a result is about, or a list of them; None: by index
     receiver_id: Any
     rules: tuple[Rule, ...]
 
@@ -129,6 +130,7 @@ class ExampleCase(msgspec.Struct, frozen=True):
     requests: tuple[str, ...]  # as "GET /path?query"; () means any
     bodies: tuple[Any, ...]  # of the requests, None where there is none; () means any
     headers: Mapping[str, str]  # of each request
+    body: Any  # what a subscription gives; None: as elsewhere
 
 
 class Examples(msgspec.Struct, frozen=True):
@@ -325,7 +327,7 @@ class _Reader:
             self.problems.add(fields.place, "A result has no 'outcome' and no 'outcomes': what does it mean?", remedy)
         return Reading(
             each=None if each is None else tuple(part for part in each.split(".") if part),
-            name=self.template(fields, "for", RESULT_NAMES),
+            name=self.template(fields, "for", FOR_NAMES),
             receiver_id=self.template(fields, "receiver_id", RESULT_NAMES),
             rules=rules,
         )
@@ -422,6 +424,7 @@ class _Reader:
             requests=self.requests(fields),
             bodies=self.bodies(fields),
             headers={str(name).lower(): str(value) for name, value in (fields.tree("headers") or {}).items()},
+            body=fields.tree("body", float),
         )
 
     def bodies(self, fields: Fields) -> tuple[Any, ...]:

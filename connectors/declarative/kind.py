@@ -140,6 +140,7 @@ def _case(case: ExampleCase) -> Case:
         case.bodies,
         case.headers,
         case.wait,
+        case.body,
     )
 
 

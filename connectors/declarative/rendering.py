@@ -51,6 +51,15 @@ def asked(template: Any, variables: Variables) -> str:
     return "" if value is None else str(value)
 
 
+def asked_all(template: Any, variables: Variables) -> list[str]:
+    """As `asked`, of a template that may give a list of texts; [] when there is none."""
+    try:
+        value = rendered(template, variables)
+    except TemplateFailure:
+        return []
+    return [str(one) for one in (value if isinstance(value, list) else [value]) if one not in (None, "")]
+
+
 def holds(condition: Expression | None, variables: Variables) -> bool:
     """Whether there is no condition, or it is true. One on what is not there is not."""
     if condition is None:

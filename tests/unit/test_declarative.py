@@ -131,6 +131,8 @@ def test_mistakes_in_outcomes_have_their_place(rule: str, message: str) -> None:
         ("{each: done}", "acme.yaml:10:7: A result has no 'outcome' and no 'outcomes'"),
         ("{each: done, outcome: results}", "acme.yaml:10:29: 'outcome' of a result cannot be 'results'"),
         ("{outcomes: [{outcome: results}]}", "acme.yaml:10:29: 'outcome' of an outcome cannot be 'results'"),
+        # It is the entry that tells the document.
+        ('{for: "{{ key }}", outcome: delivered}', "acme.yaml:10:13: The template is wrong: There is no key here."),
     ],
 )
 def test_a_result_says_what_it_means(result: str, message: str) -> None:
@@ -223,9 +225,11 @@ delete:
         (["Ab"], {"ab": "0"}),
         (["AB", "ab"], {"ab": "1"}),
         (["ab", "cd"], {"ab": "0", "Ab": "", "CD": "1"}),
+        ([["old", "AB"], ["cd", "ab"], []], {"ab": "1", "OLD": "0"}),
+        ([None, ["", None, "ab"]], {"ab": "1"}),
     ],
 )
-def test_the_very_name_comes_before_one_in_another_case(names: list[str], ids: dict[str, str]) -> None:
+def test_the_very_name_comes_before_one_in_another_case(names: list[Any], ids: dict[str, str]) -> None:
     """Of two documents whose names differ in case alone each has its own."""
 
     upsert = parse_definition("connectors/acme.yaml", BATCH.encode()).upsert
