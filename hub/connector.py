@@ -72,6 +72,7 @@ class Case:
     bodies: tuple[Any, ...] = ()  # their JSON, in order, None where there is no body; () means any
     headers: Mapping[str, str] = field(default_factory=dict)  # that each of them has, names in lower case
     wait: float | None = None  # seconds that the system is left alone afterwards; None means any
+    body: Any = None  # of each message, with `{key}` for its key; None: the trial's
 
 
 def found_of(message: Message) -> str:

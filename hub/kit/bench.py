@@ -153,7 +153,7 @@ class Bench:
 
     def body(self, key: str) -> Any:
         """The trial's, of the document of that key."""
-        return _filled(self.trial.body, {"{key}": key})
+        return filled(self.trial.body, key)
 
     def messages(self, connector: Connector, most: int = 3) -> list[Message]:
         """Of the stage's event."""
@@ -302,6 +302,11 @@ def _place(text: str, message: Message) -> int:
     marks = [key_of(number) for number in range(1, 100) if key_of(number) in body] or [message.key]
     place = text.find(marks[0])
     return place if place >= 0 else text.find(found_of(message))
+
+
+def filled(body: Any, key: str) -> Any:
+    """A body with `{key}` in it, of the document of that key."""
+    return _filled(body, {"{key}": key})
 
 
 def _filled(part: Any, texts: dict[str, str]) -> Any:

@@ -336,6 +336,28 @@ def test_an_example_without_the_kits_id_is_said() -> None:
         asyncio.run(requests.acts_on_what_is_found(finding("{{ found }}", "47")))
 
 
+def test_an_update_that_creates_again_is_seen() -> None:
+    """The entry is not taken for the document's, and `create` has its key: each delivery would create another."""
+    text = changed(CREATING, ("result.external_id", "result.externalId"))
+
+    with pytest.raises(AssertionError, match="no request has the id that was found for it"):
+        asyncio.run(requests.acts_on_what_is_found(bench_of(text, "update")))
+
+
+def test_a_null_in_the_place_of_a_wrapped_value_clears_it() -> None:
+    """`phone: null` where a value stands in a list of maps; an empty list would not say so."""
+    plain = 'body: {"*": "{{ body }}", external_id:'
+    wrapped = (
+        """body: {"*": "{{ body }}", phone: "{{ [{'value': body.phone}] if body.phone else none }}", external_id:"""
+    )
+    asyncio.run(requests.clears_nulls(bench_of(changed(CREATING, (plain, wrapped)), "update")))
+
+    with pytest.raises(AssertionError, match="`phone` of the body is null"):
+        asyncio.run(
+            requests.clears_nulls(bench_of(changed(CREATING, (plain, wrapped.replace("none", "[]"))), "update"))
+        )
+
+
 # Cases
 
 
@@ -366,6 +388,12 @@ CASES = """\
       answer: {body: {id: 9}}
       outcomes: [throttle]
       wait: 5m
+    - name: a null of its own
+      body: {email: null, phone: "+{key}"}
+      find: {body: {data: []}}
+      answer: {body: {id: 9}}
+      outcomes: [delivered]
+      bodies: [{external_id: kitdoc0001}, {email: null, phone: +kitdoc0001, external_id: kitdoc0001, role: user}]
     - name: no request is left after the last one
       find: {body: {data: []}}
       answer: {headers: {x-left: "0", x-reset: "{{ now + 300 }}"}, body: {id: 9}}
@@ -379,7 +407,11 @@ CASES = """\
     [
         ("", "", ""),
         ("DELETE /contacts/9", "DELETE /contacts/8", r"It should send .*/8, and sends .*, DELETE /contacts/9"),
-        ("answer: {status: 404}", "answer: {status: 409}", "It should be delivered, and is refused"),
+        ("answer: {status: 404}", "answer: {status: 409}",
+         "It should be delivered, and is refused; it sent POST /contacts/search, DELETE /contacts/9"),
+        ("{email: null, phone:", "{email: none, phone:", 'sends {"email":"none"'),
+        ('answer: {headers: {x-left: "0", x-reset: "{{ now + 300 }}"}, body: {id: 9}}', "answer: {body: {id: 9}}",
+         "It should wait for 300 seconds, and does not"),
         ("[{external_id: kitdoc0001}, null]", "[{external_id: kitdoc0002}, null]",
          "POST /contacts/search should send {.*0002.}, and sends {.*0001.}"),
         ("[{external_id: kitdoc0001}, null]", "[{external_id: kitdoc0001}]", "It should send 1 bodies, and sends"),
@@ -389,7 +421,7 @@ CASES = """\
         ("Accept: application/json", "X-Version: 2", "should have the header `x-version: 2`, and has none"),
         ("wait: 5m", "wait: 4m", r"It should wait for 240 seconds, and waits for (299|300)"),
         ("{status: 429, headers: {x-reset: \"{{ now + 300 }}\"}}\n      outcomes: [throttle]",
-         "{status: 500}\n      outcomes: [retry]", "It should wait for 300 seconds, and takes its next attempt by the"),
+         "{status: 500}\n      outcomes: [retry]", "It should wait for 300 seconds, and does not"),
         ("outcomes: [delivered]\n      wait: 5m", "outcomes: [delivered]\n      wait: 10m", r"and waits for (299|300)"),
     ],
 )  # fmt: skip
