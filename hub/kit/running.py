@@ -106,8 +106,7 @@ async def run_case(bench: Bench, case: Case) -> None:
             asked = list(there.asked)
             came = [_word(outcome) for outcome in outcomes]
             assert came == list(case.outcomes), (
-                f"It should be {_listed(case.outcomes)}, and is {_listed(came)}; it sent "
-                f"{_listed([f'{one.method} {unquote(one.path)}' for one in asked])}."
+                f"It should be {_listed(case.outcomes)}, and is {_listed(came)}; it sent {_listed(_sent(asked))}."
             )
             if case.wait is not None:
                 await _expect_wait(case.wait, outcomes, connector, messages[:1])
@@ -130,7 +129,7 @@ async def _expect_wait(
 
 
 def _expect_sent(case: Case, asked: Sequence[Asked]) -> None:
-    sent = [f"{one.method} {unquote(one.path)}" for one in asked]
+    sent = _sent(asked)
     if case.requests:
         assert sent == list(case.requests), f"It should send {_listed(case.requests)}, and sends {_listed(sent)}."
     if case.bodies:
@@ -142,6 +141,11 @@ def _expect_sent(case: Case, asked: Sequence[Asked]) -> None:
         for name, value in case.headers.items():
             came = one.headers.get(name)
             assert came == value, f"{request} should have the header `{name}: {value}`, and has {came or 'none'}."
+
+
+def _sent(asked: Sequence[Asked]) -> list[str]:
+    """As a case writes them."""
+    return [f"{one.method} {unquote(one.path)}" for one in asked]
 
 
 def _json(tree: Any) -> str:
