@@ -150,9 +150,9 @@ class Queue:
         if lane.standing:
             return
         if lane.busy:
-            behind = [item for item in lane.items if item.seq > seq and item is not lane.head]
-            lane.items = deque(item for item in lane.items if item not in behind)
-            self.size -= len(behind)
+            kept = deque(item for item in lane.items if item.seq <= seq or item is lane.head)
+            self.size -= len(lane.items) - len(kept)
+            lane.items = kept
             lane.cut = min(lane.cut or seq, seq)
         else:
             lane.standing, lane.cut, lane.parked = True, seq, seq
