@@ -117,23 +117,20 @@ class DocumentReplay:
 
     def steps(self) -> list[Step]:
         """Oldest first; [] when nothing that was chosen was for this subscription."""
+        if self._newest is None:
+            return []
         steps = list(self._steps)
-        if steps and self._closing is not None and self._newest is not None:
+        if steps and self._closing is not None:
             steps.append(_newest_in_set(self._subscription, self._newest, self._closing))
         if self._unsettled and self._unsettled[-1] > (steps[-1].version if steps else 0):
-            steps += self._as_backfilled(self._unsettled[-1])
+            last = plan_backfill(self._subscription, self._newest)
+            last = last or plan_leave(self._subscription, self._newest, self._parked[self._unsettled[-1]])
+            steps += [last] if last else []
         if self._subscription.config.delivery.mode == "latest":
             steps = steps[-1:]
         sent = {step.version for step in steps}
         settled = tuple(version for version in self._unsettled if version not in sent)
         return [*steps[:-1], replace(steps[-1], settles=settled)] if steps else []
-
-    def _as_backfilled(self, unsettled: int) -> list[Step]:
-        if self._newest is None:
-            return []
-        step = plan_backfill(self._subscription, self._newest)
-        step = step or plan_leave(self._subscription, self._newest, self._parked[unsettled])
-        return [step] if step else []
 
 
 def plan_version(subscription: Subscription, previous: Version | None, version: Version) -> Planned | None:

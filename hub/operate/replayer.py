@@ -150,7 +150,7 @@ class Replayer:
         planned = [one for one in planned if one.steps]
         if not planned:
             return []
-        names, keys = {one.subscription for one in planned}, list({one.key: None for one in planned})
+        names, keys = {one.subscription for one in planned}, list(dict.fromkeys(one.key for one in planned))
         first = min(one.steps[0].version for one in planned)
         past = self._replays.past(entity, names, keys, first, replay_id)
         done = (cursor.subscription, cursor.version)
