@@ -10,15 +10,14 @@ from collections.abc import Collection, Mapping, Sequence
 import sqlalchemy as sa
 
 from hub.delivery import Delivery, Held, Receiver, State
-from hub.documents import Event
 from hub.store import tables
 from hub.store.images import Statements, statements, write_many
+from hub.store.tables import DELETED
 
 ledger, delivery = tables.ledger, tables.delivery
 
 OPEN = b"\0"  # in place of a content: an attempt may have changed what the receiver has
 _OPEN = Held(0, 0, OPEN, "", 0)
-_DELETED = tables.EVENTS.index(Event.DELETED)
 
 _COLUMNS = ("entity_id", "key", "subscription_id", "version", "event", "content", "receiver_id", "accepted_at")
 
@@ -31,7 +30,7 @@ _UPSERT = f"""ON CONFLICT (entity_id, key, subscription_id) DO UPDATE SET
     event = CASE {_STAYS}event ELSE excluded.event END,
     accepted_at = CASE {_STAYS}accepted_at ELSE excluded.accepted_at END,
     receiver_id = CASE {_STAYS}receiver_id
-        WHEN excluded.receiver_id = '' AND excluded.event <> {_DELETED} THEN ledger.receiver_id
+        WHEN excluded.receiver_id = '' AND excluded.event <> {DELETED} THEN ledger.receiver_id
         ELSE excluded.receiver_id END"""
 
 

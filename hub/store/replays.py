@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hub.delivery import OutcomeKind, State
-from hub.documents import Cause, Event, Version
+from hub.documents import Cause, Version
 from hub.errors import FaultError, InputError
 from hub.operate.replay import Earlier, Filters, Past, Step
 from hub.store import tables
@@ -25,11 +25,10 @@ from hub.store.journal import newest_number, version_of
 from hub.store.ledger import OPEN
 from hub.store.pieces import Pieces
 from hub.store.streams import hold_captures
-from hub.store.tables import CAUSES, EVENTS
+from hub.store.tables import CAUSES, DELETED, EVENTS
 
 document, delivery, attempt, replay = tables.document, tables.delivery, tables.attempt, tables.replay
 ledger = tables.ledger
-_DELETED = EVENTS.index(Event.DELETED)
 # Whether the receiver has what was attempted: no, may be, yes.
 _TAKEN = (False, None, True)
 _YES = (int(OutcomeKind.DELIVERED), int(OutcomeKind.RESCHEDULE))
@@ -131,7 +130,9 @@ class Replays:
         entity_id = self._entity_id(entity)
         first = (
             sa.select(document.c.key, sa.func.min(document.c.version).label("version"))
-            .where(document.c.entity_id == entity_id, *_conditions(filters, self._subscriptions(filters), replay_id))
+            .where(
+                document.c.entity_id == entity_id, *_conditions(filters, self._ids(filters.subscriptions), replay_id)
+            )
             .where(_from(cursor, entity))
             .group_by(document.c.key)
             .order_by(document.c.key)
@@ -172,18 +173,18 @@ class Replays:
         """
         if not keys:
             return {}
-        mine = _of(self._entity_id(entity), [self.store.find_name("subscription", subscription) or 0], keys)
+        mine = _of(self._entity_id(entity), self._ids([subscription]), keys)
         may_have = sa.and_(*mine(ledger), ledger.c.content != b"")
         open_ = sa.select(ledger.c.key).where(*mine(ledger), ledger.c.content == OPEN)
-        there = sa.case((ledger.c.event != _DELETED, ledger.c.version), else_=0)
+        there = sa.case((ledger.c.event != DELETED, ledger.c.version), else_=0)
         waits = delivery.c.state != int(State.SUPERSEDED)
         # In one statement: a delivery may be settled between two.
         each = sa.union_all(
             sa.select(ledger.c.key, there.label("version")).where(may_have),
-            sa.select(delivery.c.key, _shown).where(*mine(delivery), waits, delivery.c.event != _DELETED),
+            sa.select(delivery.c.key, _shown).where(*mine(delivery), waits, delivery.c.event != DELETED),
             sa.select(delivery.c.key, _shown).where(*mine(delivery), delivery.c.state == int(State.PARKED)),
             sa.select(attempt.c.key, attempt.c.version).where(
-                *mine(attempt), attempt.c.event != _DELETED, attempt.c.key.in_(open_)
+                *mine(attempt), attempt.c.event != DELETED, attempt.c.key.in_(open_)
             ),
         ).subquery()
         held = sa.select(each.c.key, sa.func.max(each.c.version).label("version")).group_by(each.c.key).subquery()
@@ -202,8 +203,7 @@ class Replays:
     ) -> dict[tuple[str, str], Past]:
         """By subscription and key: what was sent of the versions from `first` on, this replay's own aside."""
         found: dict[tuple[str, str], Past] = defaultdict(Past)
-        ids = [self.store.find_name("subscription", name) or 0 for name in subscriptions]
-        mine = _of(self._entity_id(entity), ids, keys)
+        mine = _of(self._entity_id(entity), self._ids(subscriptions), keys)
         columns = (ledger.c.subscription_id, ledger.c.key, ledger.c.version, ledger.c.event, ledger.c.content)
         with self.store.read() as connection:
             sent = connection.execute(_sent_last(mine, first, replay_id)).all()
@@ -211,10 +211,10 @@ class Replays:
         for row in held:  # attempts are kept for a while only
             past = found[self.store.name(row.subscription_id), row.key]
             past.certain = row.version if row.content != OPEN else 0
-            past.sent[row.version] = Earlier(row.event == _DELETED, True)
+            past.sent[row.version] = Earlier(row.event == DELETED, True)
         for row in sent:
             past = found[self.store.name(row.subscription_id), row.key]
-            past.sent[row.version] = Earlier(row.event == _DELETED, _TAKEN[row.taken])
+            past.sent[row.version] = Earlier(row.event == DELETED, _TAKEN[row.taken])
         return found
 
     def failed(self, subscription: str, entity: str, key: str, replay_id: int) -> dict[int, int]:
@@ -222,12 +222,8 @@ class Replays:
 
         By each the last version that was in the set: itself, unless it is the one that left.
         """
-        query = sa.select(delivery.c.version, _shown).where(
-            delivery.c.entity_id == self._entity_id(entity),
-            delivery.c.key == key,
-            delivery.c.subscription_id == (self.store.find_name("subscription", subscription) or 0),
-            _failed(replay_id),
-        )
+        mine = _of(self._entity_id(entity), self._ids([subscription]), [key])
+        query = sa.select(delivery.c.version, _shown).where(*mine(delivery), _failed(replay_id))
         with self.store.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
@@ -278,11 +274,12 @@ class Replays:
     def _entity_id(self, entity: str) -> int:
         return self.store.find_name("entity", entity) or 0
 
-    def _subscriptions(self, filters: Filters) -> list[int]:
-        return [self.store.find_name("subscription", name) or 0 for name in filters.subscriptions]
+    def _ids(self, subscriptions: Collection[str]) -> list[int]:
+        """0 of one that the store does not know: it has nothing."""
+        return [self.store.find_name("subscription", name) or 0 for name in subscriptions]
 
 
-_shown = sa.case((delivery.c.event == _DELETED, delivery.c.before_version), else_=delivery.c.version)
+_shown = sa.case((delivery.c.event == DELETED, delivery.c.before_version), else_=delivery.c.version)
 
 
 def _of(

@@ -33,6 +33,7 @@ metadata = MetaData()
 
 # Events and causes are stored as their place in these; a new one is added at the end.
 EVENTS = (Event.CREATED, Event.UPDATED, Event.DELETED)
+DELETED = EVENTS.index(Event.DELETED)
 CAUSES = (Cause.ROW, Cause.FILTER, Cause.SNAPSHOT, Cause.RESYNC, Cause.BACKFILL, Cause.REPLAY)
 PENDING, PARKED, SUPERSEDED = range(3)  # delivery.state
 
