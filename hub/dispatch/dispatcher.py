@@ -30,7 +30,7 @@ from hub.dispatch.answers import admit
 from hub.dispatch.expiry import Expiry
 from hub.dispatch.health import WELL, Health
 from hub.dispatch.judge import Judge
-from hub.dispatch.lanes import LANE, Lane, Queue
+from hub.dispatch.lanes import LANE, Lane, LaneKey, Queue
 from hub.dispatch.lease import Lease
 from hub.dispatch.merger import Merger
 from hub.dispatch.messages import Messages
@@ -337,9 +337,7 @@ class Dispatcher:
                     self._judge.hear(worker, look.destinations.get(name, WELL))
             await self._take(look)
             for route in self._routes.values():
-                lanes, route.refills = route.refills, []
-                for lane in lanes:
-                    await self._refill(route, lane)
+                await self._refill(route)
             for route in self._routes.values():
                 await self._merger.merge_unmerged(route)
                 await self._merger.sweep(route, self._share[route.id])
@@ -399,23 +397,27 @@ class Dispatcher:
             route.rewind()
             if not standing:  # what ended meanwhile is to be read again: later versions would pass it
                 await self._results.stored()
-        if route.holds and not standing:
+        if not standing:
             await self._sync_holds(route)
 
-    async def _sync_holds(self, route: Route) -> None:
-        """Parked deliveries hold their documents' later versions; those that were discarded hold no longer."""
-        if not (route.parks or route.queue.standing):
-            return
+    async def _sync_holds(self, route: Route) -> Mapping[LaneKey, int]:
+        """A parked delivery holds what comes after it of its document, one that was discarded holds no longer.
+
+        The documents' first parked ones, by seq; nothing where the subscription does not hold.
+        """
+        if not (route.holds and (route.parks or route.queue.standing)):
+            return {}
         parking = set(self._results.writing)  # the store may not say so yet
         parked = await self._threads.read(self._deliveries.parked_lanes, route.id, self._share[route.id])
         parking |= self._results.writing
         for key, lane in route.queue.held().items():
-            if key not in parked and lane.parked not in parking:
+            if parked.get(key) != lane.parked and lane.parked not in parking:
                 route.queue.unhold(lane)
                 route.refills.append(lane)
                 self._look_again.set()
         for key, seq in parked.items():
             route.queue.hold_key(key, seq)
+        return parked
 
     async def _take_released(self, look: Look) -> None:
         known = [one for one in look.released if one.delivery.subscription_id in self._routes]
@@ -462,18 +464,18 @@ class Dispatcher:
             queue.behind = len(page) == PAGE
             route.worker.pump()
 
-    async def _refill(self, route: Route, lane: Lane) -> None:
-        if route.holds and not route.standing:
-            await self._sync_holds(route)
-        if route.standing or lane.queue.lanes.get(lane.key) is not lane:
-            return
-        if not lane.queue.needs_refill(lane):
-            if not (lane.items or lane.busy or lane.standing):  # it was unheld, and nothing was left behind it
-                lane.queue.forget(lane)
-            return
+    async def _refill(self, route: Route) -> None:
+        """Read on in the lanes that have come to the end of what is in memory."""
+        lanes, route.refills = route.refills, []
+        pages = [(lane, await self._left(route, lane)) for lane in lanes if route.needs_refill(lane)]
+        parked = await self._sync_holds(route) if pages else {}  # after the pages, as with those of the backlog
+        for lane, page in pages:
+            if route.needs_refill(lane):
+                route.offer(lane.queue.refill(lane, page, more=len(page) == LANE, parked=parked.get(lane.key, 0)))
+
+    async def _left(self, route: Route, lane: Lane) -> list[Delivery]:
         page = await self._threads.read(self._deliveries.lane, route.id, lane.key, lane.cut, LANE)
-        unsent = [delivery for delivery in page if delivery.seq not in self._results.writing]
-        route.offer(lane.queue.refill(lane, unsent, more=len(page) == LANE))
+        return [delivery for delivery in page if delivery.seq not in self._results.writing]
 
     # Bodies
 

@@ -6,7 +6,7 @@ left there too, and read once the lane goes on.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 
 from hub.delivery import Delivery, Origin
 
@@ -85,6 +85,8 @@ class Queue:
         lane = self.lanes.get(key)
         if lane is None:
             lane = self.lanes[key] = Lane(self, key)
+        elif lane.standing and not lane.busy and delivery.seq < lane.parked:  # it comes before the one that holds
+            self._unstand(lane)
         elif lane.standing or lane.cut or len(lane.items) >= LANE or (lane.items and delivery.seq <= self._last(lane)):
             if all(item.seq != delivery.seq for item in lane.items):  # else it was read twice
                 lane.cut = min(lane.cut or delivery.seq, delivery.seq - 1)
@@ -147,7 +149,7 @@ class Queue:
     def hold_key(self, key: LaneKey, seq: int) -> None:
         """As `hold`, for one that was parked elsewhere. What is before it in its lane goes out first."""
         lane = self.lanes.setdefault(key, Lane(self, key))
-        if lane.standing:
+        if lane.standing or (self.needs_refill(lane) and lane.cut < seq):  # the refill finds what is before it
             return
         if lane.busy:
             kept = deque(item for item in lane.items if item.seq <= seq or item is lane.head)
@@ -189,14 +191,21 @@ class Queue:
         """What follows is in the store alone: read it with `refill` before anything else comes in."""
         return bool(lane.cut) and not lane.items and not lane.standing
 
-    def refill(self, lane: Lane, deliveries: Iterable[Delivery], *, more: bool) -> Lane | None:
-        """The lane's next from the store, in order, past `cut`; `more`: there are still others after them."""
-        for delivery in deliveries:
-            lane.items.append(delivery)
-            self.size += 1
-        lane.cut = lane.items[-1].seq if more and lane.items else 0
-        if not lane.items:
-            del self.lanes[lane.key]
+    def refill(self, lane: Lane, deliveries: Sequence[Delivery], *, more: bool, parked: int = 0) -> Lane | None:
+        """The lane's next from the store, in order, past `cut`; `more`: there are still others after them.
+
+        `parked`: the seq of the one that holds what comes after it; 0: none does.
+        """
+        if parked:
+            deliveries, more = [one for one in deliveries if one.seq < parked], True
+        lane.items.extend(deliveries)
+        self.size += len(deliveries)
+        lane.cut = (deliveries[-1].seq if deliveries else parked) if more else 0
+        if not deliveries:
+            if parked:
+                self.hold_key(lane.key, parked)
+            else:
+                del self.lanes[lane.key]
         return self._offer(lane)
 
     def inherit(self, last: int) -> None:

@@ -125,6 +125,9 @@ class Route:
         else:
             self.advance(lane)
 
+    def needs_refill(self, lane: Lane) -> bool:
+        return not self.standing and self.queue.lanes.get(lane.key) is lane and self.queue.needs_refill(lane)
+
     def read_on(self) -> None:
         """There may be room again for what was left in the store."""
         if self.queue.behind and self.queue.room >= WINDOW // 2:

@@ -223,6 +223,47 @@ def test_what_capture_parked_behind_an_attempt_holds_what_follows(bench: Bench, 
     assert len(receiver.log()) == 701
 
 
+@pytest.mark.parametrize("tried", [False, True], ids=["at its start", "behind a retry"])
+def test_what_is_before_one_that_capture_parked_goes_out(bench: Bench, receiver: Receiver, tried: bool) -> None:
+    """Of one document 1 and 2 wait, 3 and 5 are parked, 4 and 6 follow; once 3 is discarded, 4 goes out too."""
+    bench.subscribe("crm", {"url": receiver.url}, on_park="hold", retry=(1.0,))
+    bench.commit("1")
+
+    def commit_others() -> None:
+        for state in (State.PENDING, State.PARKED) * 2:
+            bench.commit("1", state=state)
+        bench.commit("1")
+
+    async def script(dispatcher: Dispatcher) -> None:
+        await asyncio.to_thread(receiver.wait_for, 1)
+        await asyncio.to_thread(commit_others)
+        await asyncio.to_thread(receiver.behave)
+
+    def taken() -> list[tuple[str, int]]:
+        return keyed([entry for entry in receiver.log() if entry.status < 300])
+
+    if tried:
+        receiver.behave(status=500)
+        bench.run(script)
+    else:
+        commit_others()
+        bench.run()
+
+    held = [(3, State.PARKED), (4, State.PENDING), (5, State.PARKED), (6, State.PENDING)]
+    assert taken() == [("1", 1), ("1", 2)]
+    assert [(row.version, row.state) for row in bench.rows()] == held
+
+    async def discard(dispatcher: Dispatcher) -> None:
+        await reached(lambda: any(route.queue.standing for route in dispatcher._routes.values()))
+        with bench.store.write() as connection:
+            connection.execute(tables.delivery.delete().where(tables.delivery.c.version == 3))
+        bench.store.ring("dispatch")
+
+    bench.run(discard)
+    assert taken()[2:] == [("1", 4)]
+    assert [(row.version, row.state) for row in bench.rows()] == held[2:]
+
+
 def release(bench: Bench, seq: int, reason: str | None = None) -> None:
     with bench.store.write() as connection:
         table = tables.delivery
