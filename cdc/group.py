@@ -2,17 +2,21 @@
 
 A worker is told its topics and reads none here: reading goes on from the store's cursor, in a process for each stream.
 A worker that stops answering loses its topics to another one after SESSION_SECONDS; what it still tries to write, the
-store refuses (hub.store.streams.take_over).
+store refuses (hub.store.streams.take_over). So it keeps its topics while Kafka is away.
 """
 
+import logging
+import time
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, RetriableError
 
 from hub.errors import OutsideError
+
+log = logging.getLogger(__name__)
 
 SESSION_SECONDS = 10.0  # without a heartbeat, after which a worker's topics go to another one
 HEARTBEAT_SECONDS = 2.0
@@ -25,6 +29,7 @@ class Group:
     def __init__(self, bootstrap: str, group: str, topics: Collection[str], worker: str = "") -> None:
         """`worker`: a name that stays over restarts; a worker that comes back within SESSION_SECONDS moves nothing."""
         self._bootstrap = bootstrap
+        self._away = False
         self._listener = _Listener()
         try:
             self._consumer = KafkaConsumer(
@@ -33,7 +38,7 @@ class Group:
                 group_instance_id=worker or None,
                 enable_auto_commit=False,
                 auto_offset_reset="latest",  # nothing is read
-                partition_assignment_strategy=(CooperativeStickyAssignor,),
+                partition_assignment_strategy=(self._listener.assignor,),
                 session_timeout_ms=int(SESSION_SECONDS * 1000),
                 heartbeat_interval_ms=int(HEARTBEAT_SECONDS * 1000),
                 metadata_max_age_ms=int(METADATA_SECONDS * 1000),
@@ -45,9 +50,19 @@ class Group:
         self._consumer.subscribe(sorted(topics), listener=self._listener)
 
     def topics(self, timeout: float) -> frozenset[str]:
-        """Those that are this worker's now; waits for news for `timeout` seconds. OutsideError when Kafka is lost."""
+        """Those that are this worker's now; waits for news for `timeout` seconds.
+
+        OutsideError when Kafka refuses this worker. One that does not answer is waited for.
+        """
+        end = time.monotonic() + timeout
         try:
             self._consumer.poll(timeout_ms=int(timeout * 1000))
+            self._away = False
+        except RetriableError as error:
+            if not self._away:
+                log.warning("Kafka is away", extra={"bootstrap": self._bootstrap, "reason": type(error).__name__})
+            self._away = True
+            time.sleep(max(0.0, end - time.monotonic()))
         except KafkaError as error:
             raise self._lost(error) from error
         return frozenset(self._listener.topics)
@@ -67,6 +82,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self) -> None:
         self.topics: set[str] = set()
         self.consumer: Any = None
+        self.assignor = CooperativeStickyAssignor()
 
     def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         partitions = list(assigned)
@@ -79,3 +95,5 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_lost(self, lost: Iterable[Any]) -> None:
         self.on_partitions_revoked(lost)
+        # kafka-python 3.0.12 goes on claiming what was lost, and a topic that two claim may be given to neither.
+        self.assignor.member_assignment = None
