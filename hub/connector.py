@@ -38,6 +38,9 @@ class Connector(Protocol):
       never with two messages of one document to one subscription at the same time. It must not block the loop, and is
       cancelled at `limits.timeout`: then the messages' outcome is RETRY, whatever the receiver did with them.
     - No detail holds a secret.
+
+    An attribute `remembers` that is true has its messages come with `receiver_id`: what the receiver has called the
+    document in an earlier outcome. It may be gone there: then the connector does as if there were none.
     """
 
     batch: int  # messages that one call takes at most
@@ -73,6 +76,7 @@ class Case:
     headers: Mapping[str, str] = field(default_factory=dict)  # that each of them has, names in lower case
     wait: float | None = None  # seconds that the system is left alone afterwards; None means any
     body: Any = None  # of each message, with `{key}` for its key; None: the trial's
+    known: str = ""  # the receiver's own id that comes with each message
 
 
 def found_of(message: Message) -> str:
@@ -121,6 +125,8 @@ class Trial:
     find: Callable[[Sequence[Message]], Reply] | None = None
     finds: tuple[str, ...] = ("delete",)  # before what it is asked: upsert, delete
     nothing_found: Callable[[Sequence[Message]], Reply] | None = None  # what it says when it has none of them
+    # Of upsert and delete, those that go by the receiver's own id of a document where the message has it.
+    remembers: tuple[str, ...] = ()
     # What it says to an upsert's request after that, which creates them. None: none is sent, and they are not created.
     create: Callable[[Sequence[Message]], Reply] | None = None
     nothing_written: Reply | None = None  # a 2xx to an upsert's last request that means that nothing was written

@@ -58,6 +58,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: bytes  # the rendered body
     content_type: str
     attempt: int  # 1 at the first
+    receiver_id: str = ""  # the receiver's own name for the document, where the connector goes by it and it is known
 
 
 class OutcomeKind(enum.IntEnum):
@@ -119,6 +120,7 @@ class Held(msgspec.Struct, frozen=True, gc=False):
     content: bytes  # a hash of what it was sent; b"": it has deleted it; b"\0": open, an attempt may have changed it
     receiver_id: str  # the receiver's own name for it; "" when it gave none
     accepted_at: int  # microseconds since 1970
+    account: bytes = b""  # the receiver that named it so, as hub.dispatch.accounts has it; b"": no name
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

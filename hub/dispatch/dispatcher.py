@@ -26,6 +26,7 @@ from hub.capture.versions import Published
 from hub.clock import Alarms, Clock, SystemClock
 from hub.connector import Connector
 from hub.delivery import Attempt, Delivery, Held, Message, Outcome, OutcomeKind, Receiver, State
+from hub.dispatch.accounts import account_of
 from hub.dispatch.answers import admit
 from hub.dispatch.expiry import Expiry
 from hub.dispatch.health import WELL, Health
@@ -46,10 +47,12 @@ from hub.doorbell import heard
 from hub.entities import Entity
 from hub.errors import OutsideError
 from hub.project import Project
+from hub.store import ledger
 from hub.store.database import Store
 from hub.store.deliveries import ALL, PAGE, Changes, Deliveries, Look, Mark, Runs, Share
 from hub.store.forwards import Forwards
 from hub.store.rescheduled import Rescheduled
+from hub.store.tables import DELETED
 from hub.store.workers import Evicted, Membership
 from hub.subscriptions import Subscription
 
@@ -167,6 +170,7 @@ class Dispatcher:
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
             if self._lease:
                 worker.take_share(frozenset())
+            worker.account = account_of(identity, self._project.destinations[name])
             worker.health = Health.remembered(states.get(name, WELL))
         self._runs = await self._threads.read(self._deliveries.runs)
         for name, subscription in (await self._threads.read(self._subscriptions)).items():
@@ -489,13 +493,14 @@ class Dispatcher:
             return self._messages.of(lanes, loaded, await self._held(lanes), self._clock.now())
 
     async def _held(self, lanes: Sequence[Lane]) -> Mapping[Receiver, Held | None]:
-        """What receivers have whose subscription skips what is unchanged; what the store does not know yet is here."""
+        """What receivers have, where dispatch goes by it; what the store does not know yet is here."""
         routes = self._by_queue
-        receivers = {routes[lane.queue].receiver(lane) for lane in lanes if routes[lane.queue].policy.skip_unchanged}
+        receivers = {routes[lane.queue].receiver(lane) for lane in lanes if routes[lane.queue].goes_by_ledger}
         if not receivers:
             return {}
         unwritten = {one: self._results.ledger[one] for one in receivers & self._results.ledger.keys()}
-        return {**await self._threads.read(self._deliveries.held, receivers - unwritten.keys()), **unwritten}
+        stored = await self._threads.read(self._deliveries.held, receivers)
+        return {**stored, **{one: ledger.merged(stored.get(one), held) for one, held in unwritten.items()}}
 
     async def _compile_anew(self, runs: Runs) -> None:
         """A stream has begun, or begun anew: `changed` goes by the columns that its entities have by now.
@@ -520,7 +525,7 @@ class Dispatcher:
             accepted = outcome.kind in (OutcomeKind.DELIVERED, OutcomeKind.RESCHEDULE)
             self._results.attempt(
                 Attempt(delivery, delivery.attempts + 1, started_at, now - started_at, outcome.kind, outcome.detail),
-                Held(delivery.version, delivery.event, lane.content, outcome.receiver_id, now) if accepted else None,
+                _held(lane, worker, outcome, now) if accepted else None,
             )
             self._steps.take(route, lane, following)
             if following.pause:
@@ -568,6 +573,12 @@ class Dispatcher:
             self._planning = False
             self._quiet.set()
             await self._again.wait()
+
+
+def _held(lane: Lane, worker: Worker, outcome: Outcome, now: int) -> Held:
+    """What the receiver has of a document once it has accepted this. What it has deleted has no name any more."""
+    id = "" if lane.head.event == DELETED else outcome.receiver_id
+    return Held(lane.head.version, lane.head.event, lane.content, id, now, worker.account if id else b"")
 
 
 async def _first_of(awaitables: Iterable[Awaitable[Any]]) -> None:

@@ -6,6 +6,8 @@ has what it would bring.
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from hub.changes import lsn_text
 from hub.delivery import Held, Message, Origin, Receiver
 from hub.dispatch.lanes import Lane, Queue
@@ -38,8 +40,8 @@ class Messages:
     ) -> list[tuple[Lane, Message]]:
         """Of the lanes' first deliveries, those that are sent.
 
-        `loaded`: by seq; `held`: what is known of receivers whose subscription skips what is unchanged; `now`:
-        microseconds since 1970.
+        `loaded`: by seq; `held`: what is known of receivers, where it makes a difference; `now`: microseconds since
+        1970.
         """
         found = [(lane, self._prepare(lane, loaded, held, now)) for lane in lanes]
         return [(lane, message) for lane, message in found if message is not None]
@@ -55,10 +57,14 @@ class Messages:
             return None
         message = self._message(route, lane, loaded.get(lane.head.seq), now)
         has = held.get(route.receiver(lane))
-        if message is None or has is None or not _has_already(route, lane, has):
+        if message is None or has is None:
             return message
-        self._steps.skip(route, lane, has, now)
-        return None
+        if route.policy.skip_unchanged and _has_already(route, lane, has):
+            self._steps.skip(route, lane, has, now)
+            return None
+        if route.worker.remembers and has.account == route.worker.account:
+            return msgspec.structs.replace(message, receiver_id=has.receiver_id)
+        return message
 
     def _message(self, route: Route, lane: Lane, loaded: Loaded | None, now: int) -> Message | None:
         delivery = lane.head

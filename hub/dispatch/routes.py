@@ -61,6 +61,11 @@ class Route:
     def holds(self) -> bool:
         return self.policy.on_park == "hold"
 
+    @property
+    def goes_by_ledger(self) -> bool:
+        """What the receiver has, or what it calls a document, makes a difference to what is sent."""
+        return self.policy.skip_unchanged or self.worker.remembers
+
     def receiver(self, lane: Lane) -> Receiver:
         return (*lane.key, self.id)
 

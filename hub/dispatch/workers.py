@@ -55,6 +55,7 @@ class Worker:
     ) -> None:
         self.name = name
         self.connector = connector
+        self.account = b""  # of the receiver, as hub.dispatch.accounts has it
         self.limits = limits
         self.health = Health()
         self.probing = False  # the next attempt at a held destination is ours
@@ -74,6 +75,11 @@ class Worker:
         self._flights: dict[asyncio.Task[None], list[Lane]] = {}
         self._second: set[Lane] = set()  # the doubtful lanes that are being tried
         self._alarm_at = 0
+
+    @property
+    def remembers(self) -> bool:
+        """The connector goes by what the receiver calls a document."""
+        return getattr(self.connector, "remembers", False)
 
     def take_share(self, slices: frozenset[int]) -> None:
         """These are ours from now on, and with them so much of the limits."""

@@ -7,6 +7,7 @@ of an older version than the receiver has is superseded. It says what was accept
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
 import sqlalchemy as sa
 
 from hub.delivery import Delivery, Held, Receiver, State
@@ -19,19 +20,29 @@ ledger, delivery = tables.ledger, tables.delivery
 OPEN = b"\0"  # in place of a content: an attempt may have changed what the receiver has
 _OPEN = Held(0, 0, OPEN, "", 0)
 
-_COLUMNS = ("entity_id", "key", "subscription_id", "version", "event", "content", "receiver_id", "accepted_at")
+_COLUMNS = (
+    "entity_id",
+    "key",
+    "subscription_id",
+    "version",
+    "event",
+    "content",
+    "receiver_id",
+    "accepted_at",
+    "account",
+)
 
 # Of one that is open nothing is known to be accepted: all but its content stays as it was.
 # A receiver that names its id once need not do so each time. What it has deleted has no id any more.
 _STAYS = "WHEN excluded.version = 0 THEN ledger."
+_NAMES_NONE = f"WHEN excluded.receiver_id = '' AND excluded.event <> {DELETED} THEN ledger."
 _UPSERT = f"""ON CONFLICT (entity_id, key, subscription_id) DO UPDATE SET
     content = excluded.content,
     version = CASE {_STAYS}version ELSE excluded.version END,
     event = CASE {_STAYS}event ELSE excluded.event END,
     accepted_at = CASE {_STAYS}accepted_at ELSE excluded.accepted_at END,
-    receiver_id = CASE {_STAYS}receiver_id
-        WHEN excluded.receiver_id = '' AND excluded.event <> {DELETED} THEN ledger.receiver_id
-        ELSE excluded.receiver_id END"""
+    receiver_id = CASE {_STAYS}receiver_id {_NAMES_NONE}receiver_id ELSE excluded.receiver_id END,
+    account = CASE {_STAYS}account {_NAMES_NONE}account ELSE excluded.account END"""
 
 
 def write(connection: sa.Connection, held: Mapping[Receiver, Held | None]) -> None:
@@ -46,7 +57,17 @@ def write(connection: sa.Connection, held: Mapping[Receiver, Held | None]) -> No
 
 def _row(receiver: Receiver, held: Held) -> tuple[object, ...]:
     # As a bytearray: SQLite's driver looks for an adapter for each value that is bytes.
-    return (*receiver, held.version, held.event, bytearray(held.content), held.receiver_id, held.accepted_at)
+    content, account = bytearray(held.content), bytearray(held.account)
+    return (*receiver, held.version, held.event, content, held.receiver_id, held.accepted_at, account)
+
+
+def merged(stored: Held | None, unwritten: Held | None) -> Held | None:
+    """What `write` will have made of a row; `unwritten` as there."""
+    if unwritten is None:
+        return stored and msgspec.structs.replace(stored, content=OPEN)
+    if stored is None or unwritten.receiver_id or unwritten.event == DELETED:
+        return unwritten
+    return msgspec.structs.replace(unwritten, receiver_id=stored.receiver_id, account=stored.account)
 
 
 def leave_open(connection: sa.Connection, seqs: Sequence[int]) -> None:
@@ -70,7 +91,7 @@ def read(connection: sa.Connection, receivers: Collection[Receiver]) -> dict[Rec
 
 def _look_up(sql: Statements) -> str:
     where = f"r.entity_id = {sql.mark} AND r.key = w.value AND r.subscription_id = {sql.mark}"
-    return sql.look_up("r.key, r.version, r.event, r.content, r.receiver_id, r.accepted_at", "ledger", where)
+    return sql.look_up("r.key, r.version, r.event, r.content, r.receiver_id, r.accepted_at, r.account", "ledger", where)
 
 
 def has_newer(connection: sa.Connection, one: Delivery) -> bool:

@@ -38,6 +38,8 @@ class LedgerBench(Bench):
         self.document: dict[str, Any] = {}
         self.outcomes: dict[int, Outcome] = {}  # by version; else it is delivered
         self.received: list[int] = []  # versions
+        self.ids: list[str] = []  # that came with them
+        self.remembers = False
 
     def _document(self, key: str, version: int) -> dict[str, Any]:
         return super()._document(key, version) | {"body": msgspec.json.encode(self.document)}
@@ -48,6 +50,7 @@ class LedgerBench(Bench):
     async def deliver(self, messages: Sequence[Message]) -> Sequence[Outcome]:
         (message,) = messages
         self.received.append(message.version)
+        self.ids.append(message.receiver_id)
         return [self.outcomes.get(message.version, DELIVERED)]
 
     async def close(self) -> None: ...
@@ -241,6 +244,46 @@ def test_a_changed_subscription_skips_nothing_that_its_receiver_lacks(bench: Led
     bench.during(script)
 
     assert bench.received == [1, 2]
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_a_receiver_calls_a_document_comes_with_the_next(bench: LedgerBench, remembers: bool) -> None:
+    """Until it has deleted it. It names it once; what the store does not know yet counts; a connector may not ask."""
+    bench.subscribe("crm", {"url": "http://crm.test"}, body=BODY)
+    bench.remembers = remembers
+    bench.outcomes = {2: Outcome(OutcomeKind.DELIVERED), 3: REFUSED}
+
+    def commits() -> None:
+        for a in (2, 3, 4):
+            bench.document = {"a": a}
+            bench.commit("1")
+
+    async def script() -> None:
+        await bench.send(a=1)
+        await bench.act(commits)
+        await bench.send()
+        await bench.send(a=6)
+        await bench.send(a=7)
+
+    bench.during(script)
+
+    assert bench.received == [1, 2, 3, 4, 5, 6, 7]
+    named = ["", "crm-1", "crm-1", "crm-1", "crm-1", "", "crm-1"]
+    assert bench.ids == (named if remembers else [""] * 7)
+
+
+def test_what_one_receiver_calls_a_document_is_not_said_to_another(bench: LedgerBench) -> None:
+    """Only a key is other: it may be another account's, whose ids are those of other documents."""
+    bench.remembers = True
+
+    async def script() -> None:
+        await bench.send(a=bench.versions.get("1", 0))
+
+    for token in ("one", "two", "two", "one"):
+        bench.subscribe("crm", {"url": "http://crm.test", "headers": {"x-token": token}}, body=BODY)
+        bench.during(script)
+
+    assert bench.ids == ["", "", "crm-1", ""]
 
 
 def test_nothing_older_goes_out_by_a_retry(bench: LedgerBench) -> None:
