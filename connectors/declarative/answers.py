@@ -26,6 +26,10 @@ SHOWN = 300  # characters of an item's result that a detail keeps
 _NO_JSON = object()
 
 
+class Missing(Outcome, frozen=True, gc=False):
+    """There is nothing by the id that was asked for. It is for the connector to say what follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """An answer, taken to pieces once."""
@@ -75,13 +79,11 @@ def _fits(rule: Rule, reading: Read) -> bool:
 
 
 def _outcome(rule: Rule, reading: Read, variables: Mapping[str, Any], detail: str, now: float) -> Outcome:
+    detail = asked(rule.detail, variables) or detail
+    if rule.outcome == "missing":
+        return Missing(OutcomeKind.REFUSED, detail)
     after = rule.wait.seconds(reading.headers, now) if rule.wait else None
-    return Outcome(
-        KINDS[rule.outcome],
-        asked(rule.detail, variables) or detail,
-        after=after,
-        expected=rule.outcome == "expected",
-    )
+    return Outcome(KINDS[rule.outcome], detail, after=after, expected=rule.outcome == "expected")
 
 
 @dataclass(frozen=True, slots=True)

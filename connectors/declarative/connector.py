@@ -9,9 +9,10 @@ import msgspec
 from yarl import URL
 
 from connectors.declarative import answers
+from connectors.declarative.answers import Missing
 from connectors.declarative.authentication import open_credentials
-from connectors.declarative.definition import Definition, Request
-from connectors.declarative.rendering import asked, cleared, rendered, rendered_text
+from connectors.declarative.definition import Definition, Request, Rule
+from connectors.declarative.rendering import asked, cleared, rendered, rendered_text, uses
 from connectors.redaction import Redactor
 from connectors.transport import Answer, Wire, WireError
 from hub.delivery import Message, Outcome, OutcomeKind
@@ -20,6 +21,7 @@ from hub.errors import FaultError
 from hub.project import Limits
 
 BODY_BYTES = 4_000_000  # of an answer that are read: some systems give whole records back, 200 at a time
+GONE = Rule("missing", (range(404, 405), range(410, 411)))  # of a request by an id that is remembered
 SENDING = 0.5  # of an attempt's time: what has not been sent by then comes again with the next
 NEXT = Outcome(OutcomeKind.RETRY, "It was not sent: the batch took too long before its turn.", after=0.0)
 
@@ -33,6 +35,10 @@ class Item:
     same: str  # items of one value don't share a request; "" shares with all
     variables: Mapping[str, Any]
 
+    def by(self, **more: str) -> "Item":
+        """With other values of some variables."""
+        return replace(self, variables={**self.variables, **more})
+
 
 class DeclarativeConnector:
     def __init__(self, definition: Definition, settings: Mapping[str, Any], limits: Limits) -> None:
@@ -44,6 +50,7 @@ class DeclarativeConnector:
         self._secrets = {str(settings[one.name]) for one in definition.settings if one.secret}
         self._open_at = 0.0  # time.monotonic: before it the system has no request left for us
         self.batch = self._size(definition.upsert)
+        self.remembers = any(goes_by_known(request) for request in (definition.upsert, definition.delete))
 
     def _size(self, request: Request) -> int:
         return max(1, int(rendered(request.batch, {"settings": self._settings})))
@@ -87,33 +94,40 @@ class DeclarativeConnector:
             "key": message.key,
             "version": message.version,
             "id": message.id,
+            "known": message.receiver_id if goes_by_known(request) else "",
         }
         return Item(place, request, asked(self._definition.same, variables), variables)
 
     # Items into requests, answers into outcomes
 
     async def _deliver(self, group: Sequence[Item], end: float) -> list[Outcome]:
-        """Found, and then updated or created; or simply sent. `end`, by time.monotonic: no request begins after it."""
+        """`end`, by time.monotonic: no request begins after it."""
+        told = await self._once(group, end)
+        gone = [item for item in group if isinstance(told[item.place], Missing) and item.variables["known"]]
+        if gone:  # somebody has deleted or merged it there
+            told |= await self._once([item.by(known="") for item in gone], end)
+        return [_settled(item, told[item.place]) for item in group]
+
+    async def _once(self, group: Sequence[Item], end: float) -> dict[int, Outcome]:
+        """Found, and then updated or created; or simply sent. By place."""
         request = group[0].request
         if request.find is None:
             return await self._ask(request, group, end)
-        found = await self._ask(request.find, group, end)
-        told = {item.place: outcome for item, outcome in zip(group, found, strict=True)}
-        known = [item for item in group if told[item.place].kind is OutcomeKind.DELIVERED]
-        ids = {item.place: told[item.place].receiver_id for item in known}
-        there = [
-            replace(item, variables={**item.variables, "found": ids[item.place]}) for item in known if ids[item.place]
-        ]
-        for item, outcome in zip(there, await self._ask(request, there, end), strict=True):
-            told[item.place] = _identified(item, outcome)
+        remembered = {item.place: item.variables["known"] for item in group if request.find.remember}
+        sought = [item for item in group if not remembered.get(item.place)]
+        told = await self._ask(request.find, sought, end)
+        ids = {place: one.receiver_id for place, one in told.items() if one.kind is OutcomeKind.DELIVERED}
+        ids |= {place: "" for place, one in told.items() if isinstance(one, Missing)}
+        ids |= {place: id for place, id in remembered.items() if id}
+        there = [item.by(found=ids[item.place]) for item in group if ids.get(item.place)]
+        updated = await self._ask(request, there, end)
+        told |= {item.place: _identified(item, updated[item.place]) for item in there}
         if request.create:
-            missing = [item for item in known if not ids[item.place]]
-            created = await self._ask(request.create, missing, end)
-            told |= {item.place: outcome for item, outcome in zip(missing, created, strict=True)}
-        return list(told.values())
+            told |= await self._ask(request.create, [item for item in group if ids.get(item.place) == ""], end)
+        return told
 
-    async def _ask(self, request: Request, group: Sequence[Item], end: float) -> list[Outcome]:
-        """One request for all of a group. An item whose templates fail is refused, and the rest sent."""
+    async def _ask(self, request: Request, group: Sequence[Item], end: float) -> dict[int, Outcome]:
+        """One request for all of a group, outcomes by place. An item whose templates fail is refused, the rest sent."""
         outcomes: dict[int, Outcome] = {}
         sent, parts, named = [], [], []
         for item in group:
@@ -126,7 +140,7 @@ class DeclarativeConnector:
         if sent:
             told = await self._send(request, sent[0].variables, parts, named, end)
             outcomes |= {item.place: outcome for item, outcome in zip(sent, told, strict=True)}
-        return [outcomes[item.place] for item in group]
+        return outcomes
 
     async def _send(
         self,
@@ -164,7 +178,9 @@ class DeclarativeConnector:
         now = time.time()
         read = answers.read(answer, self._settings)
         self._heed_quotas(read, now)
-        whole = answers.whole(read, (*request.rules, *self._definition.rules), now)
+        by_known = not request.finding and any(item.variables["known"] for item in named)
+        rules = (*request.rules, *self._definition.rules, *([GONE] if by_known else []))
+        whole = answers.whole(read, rules, now)
         return whole if whole is not None else answers.by_item(read, request, named, now)
 
     def _headers(self, request: Request, variables: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -217,6 +233,21 @@ def grouped(items: Sequence[Item], size: Any) -> list[list[Item]]:
 
 def _name(request: Request, item: Item) -> str:
     return "" if request.name is None else str(rendered(request.name, item.variables))
+
+
+def goes_by_known(request: Request | None) -> bool:
+    """Whether the id that the hub remembers makes a difference to it."""
+    return request is not None and (uses(request, "known") or bool(request.find and request.find.remember))
+
+
+def _settled(item: Item, outcome: Outcome) -> Outcome:
+    """What is not there needs no delete; what was found and is gone by now is looked for with the next attempt."""
+    if not isinstance(outcome, Missing):
+        return outcome
+    if item.variables["event"] == "deleted":
+        return Outcome(OutcomeKind.DELIVERED, outcome.detail)
+    kind = OutcomeKind.RETRY if item.request.find else OutcomeKind.REFUSED
+    return Outcome(kind, f"It is not there: {outcome.detail}")
 
 
 def _identified(item: Item, outcome: Outcome) -> Outcome:

@@ -17,8 +17,9 @@ from hub.project.yaml_source import Sequence as Listing
 from hub.subscriptions.templates import Expression, TemplateMistake, compile_expression, compile_template
 
 SETTING_TYPES: Mapping[str, Any] = {"text": str, "url": str, "integer": int, "number": float, "flag": bool}
-OUTCOMES = ("delivered", "results", "retry", "throttle", "refused", "expected", "held", "dead")
-RESULT_OUTCOMES = tuple(outcome for outcome in OUTCOMES if outcome != "results")  # of a single result
+CASE_OUTCOMES = ("delivered", "retry", "throttle", "refused", "expected", "held", "dead")  # of a document
+RESULT_OUTCOMES = (*CASE_OUTCOMES, "missing")  # of a single result: there is nothing by the id that was asked for
+OUTCOMES = (*RESULT_OUTCOMES, "results")
 EVENTS = ("created", "updated", "deleted")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 ITEMS = "{{ items }}"  # where a request's body has the list of its items
@@ -26,7 +27,7 @@ SPREAD = "*"  # a key whose value's fields are put in the map that it stands in
 
 # What templates see, by where they stand.
 SETTINGS_NAMES = frozenset({"settings"})
-ITEM_NAMES = frozenset({"settings", "body", "event", "entity", "key", "version", "id"})
+ITEM_NAMES = frozenset({"settings", "body", "event", "entity", "key", "version", "id", "known"})
 FOUND_NAMES = ITEM_NAMES | {"found"}
 ANSWER_NAMES = frozenset({"settings", "status", "headers", "answer"})
 FOR_NAMES = ANSWER_NAMES | {"result", "index"}  # it is the entry that tells the document
@@ -46,14 +47,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "oauth2": ("token_url", "client_id", "client_secret", "scope", "credentials"),
     "upsert": (*_REQUEST, "find", "create"),
     "delete": (*_REQUEST, "find"),
-    "find": _REQUEST,
+    "find": (*_REQUEST, "remember"),
     "create": _REQUEST,
     "result": ("each", "for", "receiver_id", "outcome", "outcomes"),
     "rule": ("status", "when", "outcome", "wait", "detail"),
     "quota": ("remaining", "wait"),
     "test": (*("settings", "body", "upsert", "create", "delete", "find", "nothing_found", "nothing_written", "cases"),),
     "reply": ("status", "headers", "item", "body"),
-    "case": ("name", "events", "body", "find", "answer", "outcomes", "wait", "requests", "bodies", "headers"),
+    "case": ("name", "events", "body", "find", "answer", "outcomes", "wait", "requests", "bodies", "headers", "known"),
 }
 
 
@@ -103,6 +104,7 @@ class Request(msgspec.Struct, frozen=True):
     find: "Request | None" = None  # what is asked first, for the system's own ids
     create: "Request | None" = None  # what is sent instead when `find` finds nobody; None: nothing is
     finding: bool = False  # it is itself what is asked first: what its answer's list doesn't have is not there
+    remember: bool = False  # of `find`: it is not asked for what the hub knows the id of already
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -131,6 +133,7 @@ class ExampleCase(msgspec.Struct, frozen=True):
     bodies: tuple[Any, ...]  # of the requests, None where there is none; () means any
     headers: Mapping[str, str]  # of each request
     body: Any  # what a subscription gives; None: as elsewhere
+    known: str  # the id that the hub remembers; "": none
 
 
 class Examples(msgspec.Struct, frozen=True):
@@ -302,6 +305,7 @@ class _Reader:
             find=find,
             create=create,
             finding=kind == "find",
+            remember=kind == "find" and below.flag("remember", False),
         )
 
     def create(self, fields: Fields) -> Request | None:
@@ -419,12 +423,13 @@ class _Reader:
             events=self.words(fields, "events", EVENTS),
             find=self.example(fields, "find"),
             answer=self.example(fields, "answer") or Example(200, {}, None, None),
-            outcomes=self.words(fields, "outcomes", RESULT_OUTCOMES),
+            outcomes=self.words(fields, "outcomes", CASE_OUTCOMES),
             wait=fields.seconds("wait", 0.0) if fields.has("wait") else None,
             requests=self.requests(fields),
             bodies=self.bodies(fields),
             headers={str(name).lower(): str(value) for name, value in (fields.tree("headers") or {}).items()},
             body=fields.tree("body", float),
+            known=fields.text("known"),
         )
 
     def bodies(self, fields: Fields) -> tuple[Any, ...]:

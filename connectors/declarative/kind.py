@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from yarl import URL
 
-from connectors.declarative.connector import DeclarativeConnector
+from connectors.declarative.connector import DeclarativeConnector, goes_by_known
 from connectors.declarative.definition import (
     LEAVE_OUT,
     SETTING_TYPES,
@@ -105,6 +105,7 @@ def _trial(definition: Definition, examples: Examples) -> Trial:
         answer=partial(_answer, examples, finds),
         find=replies("find") if finds else None,
         finds=finds,
+        remembers=tuple(step for step, request in steps.items() if goes_by_known(request)),
         nothing_found=replies("nothing_found"),
         create=(replies("create") or replies("upsert") or _no_content) if definition.upsert.create else None,
         nothing_written=_reply(examples.nothing_written, []) if examples.nothing_written else None,
@@ -141,6 +142,7 @@ def _case(case: ExampleCase) -> Case:
         case.headers,
         case.wait,
         case.body,
+        case.known,
     )
 
 

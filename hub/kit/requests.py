@@ -1,15 +1,16 @@
 """What a connector sends: to whom, by which id, and whether what it was given is in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from hub.connector import NotTried, Reply, Trial, found_of
-from hub.delivery import OutcomeKind
+from hub.delivery import Message, OutcomeKind
 from hub.kit import server
-from hub.kit.bench import DELIVERED, REFUSED, RETRY, Bench, Check, Stage, Tried, expect, key_of, named
+from hub.kit.bench import DELIVERED, REFUSED, RETRY, Bench, Check, Stage, Tried, by_step, deliver, expect, key_of, named
+from hub.kit.server import Asked, Behaviour, Server
 
 STRANGER = 99  # the number of a document that nobody asked for
 FILLED = "kit-filled"  # what a null is filled with
@@ -160,6 +161,61 @@ async def writes_what_it_looks_for(bench: Bench) -> None:
     )
 
 
+# What goes by an id that the hub remembers
+
+
+async def goes_by_what_is_remembered(bench: Bench) -> None:
+    """an id that is remembered is gone by, and nothing is looked for"""
+    tried = await _tried_by_id(bench)
+    expect(tried.outcomes, DELIVERED)
+    assert tried.proper, "An id is remembered, and no request is sent."
+    for asked in tried.proper:
+        by_id = any(found_of(message) in asked.text for message in tried.messages)
+        assert by_id, f"The id is remembered, and {asked.method} {asked.path} has it nowhere."
+
+
+async def looks_for_what_is_gone(bench: Bench) -> None:
+    """404 for an id that is remembered: the document is looked for again"""
+    tried = await _tried_by_id(bench, gone=True)
+    expect(tried.outcomes, DELIVERED)
+    assert len(tried.proper) > 1, "404 for an id that is remembered is the end of it: make that outcome `missing`."
+
+
+async def quotes_what_is_remembered(bench: Bench) -> None:
+    """an id that is remembered leads to no other path"""
+    tried = await _tried_by_id(bench, more=ELSEWHERE)
+    assert not _leads_elsewhere(tried), "`known` led to another path or query: it needs the filter urlencode."
+
+
+async def _tried_by_id(bench: Bench, more: str = "", *, gone: bool = False) -> Tried:
+    """Of one message with the system's own id. `more`: at its end; `gone`: the first answer is 404."""
+    stage, trial, well = bench.stage, bench.trial, bench.trial.answer
+    assert well
+    like = bench.message(1, stage.event)
+    message = msgspec.structs.replace(like, receiver_id=found_of(like) + more)
+    # As the system sees it, the search has been. Where it is gone, it comes after that.
+    skipped = -1 if gone else int(_step(stage) in trial.finds and trial.find is not None)
+
+    def step(asked: Asked, about: Sequence[Message], before: int) -> Behaviour:
+        proper.append(asked)
+        if gone and before == 0:
+            return server.says(Reply(404))
+        return server.says(well(about, before + skipped))
+
+    proper: list[Asked] = []
+    async with Server(by_step([message], step)) as there:
+        connector = bench.open(there.url)
+        try:
+            outcomes = await deliver(connector, [message])
+        finally:
+            await connector.close()
+    return Tried([message], outcomes, [], proper)
+
+
+def _step(stage: Stage) -> str:
+    return "delete" if stage.event == "deleted" else "upsert"
+
+
 # What writes
 
 
@@ -272,6 +328,10 @@ def checks_of(stage: Stage, trial: Trial) -> Iterator[Check]:
         yield creates_what_is_not_found
         yield writes_what_it_looks_for
         yield bears_that_it_is_there
+    if _step(stage) in trial.remembers and (stage.has_id or (not stage.finds and stage.found is None)):
+        yield goes_by_what_is_remembered
+        yield looks_for_what_is_gone
+        yield quotes_what_is_remembered
     if stage.writes:
         yield sees_that_nothing_was_written
         yield sends_what_it_is_given

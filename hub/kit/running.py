@@ -92,12 +92,15 @@ async def _verdict(text: str, check: Check, bench: Bench, stage: Stage | None) -
 async def run_case(bench: Bench, case: Case) -> None:
     """AssertionError when the outcomes, the requests or the wait are others than the case says."""
     messages = [
-        bench.message(number, event, body=ALL if case.body is None else filled(case.body, key_of(number)))
+        msgspec.structs.replace(
+            bench.message(number, event, body=ALL if case.body is None else filled(case.body, key_of(number))),
+            receiver_id=case.known,
+        )
         for number, event in _numbered(case)
     ]
 
     def step(asked: Asked, about: Sequence[Message], before: int) -> Behaviour:
-        return says(case.find(about) if case.find and before == 0 else case.answer(messages))
+        return says(case.find(about) if case.find and before == 0 and not case.known else case.answer(messages))
 
     async with Server(by_step(messages, step)) as there:
         connector = bench.open(there.url)

@@ -16,7 +16,7 @@ from connectors.declarative import read_definition
 from hub.connector import ConnectorKind, NotTried, Reply, System, Trial
 from hub.delivery import Message, Outcome, OutcomeKind
 from hub.kit import answers, checks, requests
-from hub.kit.bench import Bench, Check
+from hub.kit.bench import Bench, Check, stages
 from hub.kit.running import run_kit
 from hub.project import Limits
 
@@ -186,7 +186,10 @@ def test_a_batch_is_counted(connector: Callable[[Settings, Limits], Any], fault:
 @pytest.mark.parametrize(
     ("name", "old", "new", "check"),
     [
-        ("mailchimp", "| lower | urlencode", "| lower", requests.lets_nothing_in),
+        ("mailchimp", "| lower) | urlencode", "| lower)", requests.lets_nothing_in),
+        ("mailchimp", "members/{{ (known or", "members/{{ ('' or", requests.goes_by_what_is_remembered),
+        ("mautic", "found | urlencode", "found", requests.quotes_what_is_remembered),
+        ("mautic", "status: 404, outcome: missing", "status: 404, outcome: delivered", requests.looks_for_what_is_gone),
         ("hubspot", "same:", "#", checks.sends_no_key_twice),
         ("hubspot", "outcomes:\n  - {status: 429", "outcomes:\n  - {status: 2xx, outcome: delivered}\n  - {status: 429",
          requests.sees_that_nothing_was_written),
@@ -199,6 +202,8 @@ def test_a_definition_with_a_fault_fails(name: str, old: str, new: str, check: C
     text = (Path(connectors.__path__[0]) / f"{name}.yaml").read_text("utf-8")
     assert old in text
     bench = bench_of(read_definition(f"connectors/{name}.yaml", text.replace(old, new).encode()))
+    about = [one for one in stages(bench.trial) if check in requests.checks_of(one, bench.trial)] or [bench.stage]
 
     with pytest.raises(AssertionError):
-        asyncio.run(check(bench))
+        for stage in about:
+            asyncio.run(check(bench.at(stage)))

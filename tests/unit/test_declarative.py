@@ -347,6 +347,125 @@ def test_nobody_is_created_where_none_is_to_be() -> None:
     assert [one.path for one in asked] == ["/find", "/update", "/find"]
 
 
+# An id that is remembered
+
+PUT_BY_ID = """\
+connector: acme
+about: Acme
+settings: {url: {type: url}}
+upsert:
+  request: PUT {{ settings.url }}/contacts/{{ known or key }}
+  body: "{{ body }}"
+  results: [{receiver_id: "{{ result.id }}", outcome: delivered}]
+delete:
+  request: DELETE {{ settings.url }}/contacts/{{ known or key }}
+test: {settings: {url: "{server}"}, body: {name: "{key}"}}
+"""
+UPDATED = """\
+  name: "{{ found }}"
+  results:
+    - {each: done, for: "{{ result.id }}", outcomes: [{when: result.gone, outcome: missing}, {outcome: delivered}]}
+"""
+REMEMBERING = CREATING.replace("  find:\n", "  find:\n    remember: true\n", 1).replace(
+    "  create:", f"{UPDATED}  create:"
+)
+
+
+class Merging(Acme):
+    """Whose id begins with `gone` is not there any more."""
+
+    async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if asked.path != "/update":
+            await super().__call__(asked, writer)
+            return
+        ids = [one["id"] for one in msgspec.json.decode(asked.body)]
+        await write(_json({"done": [{"id": id, "gone": id.startswith("gone")} for id in ids]}), writer)
+
+
+def _run_known(text: str, behaviour: Behaviour, *ids: str, event: str = "created") -> tuple[list[Any], list[Asked]]:
+    """Outcomes of a batch of messages with these ids, and what the server was asked."""
+    kind = read_definition("connectors/acme.yaml", text.encode())
+
+    async def run() -> tuple[list[Any], list[Asked]]:
+        assert kind.trial
+        bench = Bench("acme", kind, kind.trial, Path())
+        async with Server(behaviour) as there:
+            connector = bench.open(there.url)
+            assert getattr(connector, "remembers", False)
+            messages = [
+                msgspec.structs.replace(bench.message(number, event), receiver_id=id)
+                for number, id in enumerate(ids, start=1)
+            ]
+            try:
+                return list(await deliver(connector, messages)), there.asked
+            finally:
+                await connector.close()
+
+    return asyncio.run(run())
+
+
+def test_only_a_connector_that_goes_by_ids_is_given_them() -> None:
+    async def remembers(text: str) -> bool:
+        kind = read_definition("connectors/acme.yaml", text.encode())
+        assert kind.trial
+        return bool(getattr(Bench("acme", kind, kind.trial, Path()).open("http://127.0.0.1:9"), "remembers", False))
+
+    told = [asyncio.run(remembers(text)) for text in (CREATING, REMEMBERING, PUT_BY_ID)]
+    assert told == [False, True, True]
+
+
+def test_what_is_remembered_is_not_looked_for() -> None:
+    """Of a batch the others are, in one request; all that is there is updated in another."""
+
+    outcomes, asked = _run_known(REMEMBERING, Merging(), "old1", "", "")
+
+    assert [(one.kind.name, one.receiver_id) for one in outcomes] == [
+        *(("DELIVERED", "old1"), ("DELIVERED", "new2"), ("DELIVERED", "old3")),
+    ]
+    assert [(one.path, msgspec.json.decode(one.body)) for one in asked] == [
+        ("/find", ["kitdoc0002", "kitdoc0003"]),
+        ("/update", [{"id": "old1", "name": "kitdoc0001"}, {"id": "old3", "name": "kitdoc0003"}]),
+        ("/create", [{"key": "kitdoc0002", "name": "kitdoc0002"}]),
+    ]
+
+
+def test_what_is_remembered_and_gone_is_looked_for() -> None:
+    """In the same attempt: one of a batch is found by another id, one is created, and the rest is not sent again."""
+
+    outcomes, asked = _run_known(REMEMBERING, Merging(), "gone1", "old2", "gone3")
+
+    assert [(one.kind.name, one.receiver_id) for one in outcomes] == [
+        *(("DELIVERED", "new1"), ("DELIVERED", "old2"), ("DELIVERED", "old3")),
+    ]
+    assert [(one.path, len(msgspec.json.decode(one.body))) for one in asked] == [
+        *(("/update", 3), ("/find", 2), ("/update", 1), ("/create", 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "there", "kind", "paths"),
+    [
+        ("created", {"known", "kitdoc0001"}, "DELIVERED", ["known"]),
+        ("created", {"kitdoc0001"}, "DELIVERED", ["known", "kitdoc0001"]),
+        ("created", set(), "REFUSED", ["known", "kitdoc0001"]),
+        ("deleted", {"known"}, "DELIVERED", ["known"]),
+        ("deleted", {"kitdoc0001"}, "DELIVERED", ["known", "kitdoc0001"]),
+        ("deleted", set(), "REFUSED", ["known", "kitdoc0001"]),  # what its 404 means for a key is the file's to say
+    ],
+)
+def test_without_a_search_it_is_asked_for_as_if_nothing_were_remembered(
+    event: str, there: set[str], kind: str, paths: list[str]
+) -> None:
+    async def contacts(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        name = asked.path.removeprefix("/contacts/")
+        await write(_json({"id": "9"}) if name in there else Reply(404), writer)
+
+    outcomes, asked = _run_known(PUT_BY_ID, contacts, "known", event=event)
+
+    assert [one.kind.name for one in outcomes] == [kind]
+    assert [one.path.removeprefix("/contacts/") for one in asked] == paths
+
+
 # Batches
 
 
