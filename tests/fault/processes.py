@@ -10,6 +10,7 @@ import psutil
 
 from tests.oracle.command import HUB, Project
 
+SHOWN = 4000  # characters of a worker's log
 SECONDS = 120.0  # for the hub to do one thing
 
 
@@ -43,10 +44,11 @@ class Worker:
         self._send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """With -9, with all that it started. Nothing where it has ended already."""
+        """With -9, with all that it started. Nothing where it has ended already. What it said is a failed test's."""
         if self.process.is_running():
             self._send(signal.SIGKILL)
             self.process.wait(10)
+        print(f"--- the end of {self.log}", self.said()[-SHOWN:], sep="\n")
 
     def _send(self, number: signal.Signals) -> None:
         for one in self.family():
