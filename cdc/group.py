@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SESSION_SECONDS = 10.0  # without a heartbeat, after which a worker's topics go to another one
 HEARTBEAT_SECONDS = 2.0
+TELL_SECONDS = 60.0  # between two lines that say that Kafka is away
 METADATA_SECONDS = 10.0  # after which a topic that has been made is noticed
 
 
@@ -29,7 +30,7 @@ class Group:
     def __init__(self, bootstrap: str, group: str, topics: Collection[str], worker: str = "") -> None:
         """`worker`: a name that stays over restarts; a worker that comes back within SESSION_SECONDS moves nothing."""
         self._bootstrap = bootstrap
-        self._away = False
+        self._tell_at = 0.0  # time.monotonic
         self._listener = _Listener()
         try:
             self._consumer = KafkaConsumer(
@@ -57,11 +58,10 @@ class Group:
         end = time.monotonic() + timeout
         try:
             self._consumer.poll(timeout_ms=int(timeout * 1000))
-            self._away = False
         except RetriableError as error:
-            if not self._away:
+            if time.monotonic() >= self._tell_at:
                 log.warning("Kafka is away", extra={"bootstrap": self._bootstrap, "reason": type(error).__name__})
-            self._away = True
+                self._tell_at = time.monotonic() + TELL_SECONDS
             time.sleep(max(0.0, end - time.monotonic()))
         except KafkaError as error:
             raise self._lost(error) from error
