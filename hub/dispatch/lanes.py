@@ -149,14 +149,12 @@ class Queue:
     def hold_key(self, key: LaneKey, seq: int) -> None:
         """As `hold`, for one that was parked elsewhere. What is before it in its lane goes out first."""
         lane = self.lanes.setdefault(key, Lane(self, key))
-        if lane.standing or (self.needs_refill(lane) and lane.cut < seq):  # the refill finds what is before it
-            return
         if lane.busy:
             kept = deque(item for item in lane.items if item.seq <= seq or item is lane.head)
-            self.size -= len(lane.items) - len(kept)
+            self.size -= 0 if lane.standing else len(lane.items) - len(kept)
             lane.items = kept
             lane.cut = min(lane.cut or seq, seq)
-        else:
+        elif not lane.standing and not (self.needs_refill(lane) and lane.cut < seq):  # else it finds what is before
             lane.standing, lane.cut, lane.parked = True, seq, seq
             self.standing += 1
 
@@ -221,8 +219,6 @@ class Queue:
 
         The lane, when it was idle and is to be sent now.
         """
-        if lane.standing and not lane.busy:
-            return None  # a parked one holds them
         items = [item for item in lane.items if item.seq in fixed] + list(waiting)
         in_memory = 1 if lane.standing else LANE
         left = [item.seq for item in items[in_memory:]]

@@ -40,10 +40,16 @@ class Merger:
                 waiting[one.delivery.entity_id, one.delivery.key].append(one.delivery)
             for key in keys & queue.lanes.keys():
                 self._take(route, queue.lanes[key], waiting.pop(key), fixed)
+            for key, seq in merged.parked.items():
+                queue.hold_key(key, seq)
         route.read_on()
         return [one for deliveries in waiting.values() for one in deliveries]
 
     def _take(self, route: Route, lane: Lane, waiting: Sequence[Delivery], fixed: Set[int]) -> None:
+        if lane.standing and not lane.busy:  # a parked one holds it
+            if not waiting or waiting[-1].seq > lane.parked or lane.parked in self._results.writing:
+                return
+            lane.queue.unhold(lane)  # for what comes before that one
         if lane.queue.merged(lane, waiting, fixed) or (lane.due and lane.items):
             route.offer(lane)
         if lane.items and not lane.flying and lane.head.seq in self._results.writing:

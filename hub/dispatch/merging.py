@@ -13,16 +13,22 @@ worker that has the document's slice, and by nobody else before the outcome is s
 in the queue for every delivery.
 """
 
-from collections.abc import Iterable
+import math
+from bisect import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import msgspec
 
 from hub.delivery import Delivery
+from hub.dispatch.lanes import LaneKey
 from hub.dispatch.outcomes import SECOND
 from hub.documents import Cause, Event
 from hub.project import DeliveryPolicy
 
 MOST_QUIET = 10  # `delay` restarts with each change, up to so many times its length
+
+NONE: Mapping[LaneKey, Sequence[int]] = {}
 
 _EVENTS, _CAUSES = tuple(Event), tuple(Cause)
 _CREATED, _UPDATED, _DELETED = (_EVENTS.index(event) for event in (Event.CREATED, Event.UPDATED, Event.DELETED))
@@ -107,21 +113,39 @@ def _merged_cause(older: Waiting, newer: Waiting, was: bool, now: bool) -> int:
     return _ROW if was and now and newer.cause == _FILTER else newer.cause
 
 
+def _pieces(waiting: Iterable[Waiting], parked: Mapping[LaneKey, Sequence[int]]) -> Iterator[list[Waiting]]:
+    """Cut where one of the document is parked."""
+    for _, piece in groupby(waiting, lambda one: bisect(parked.get(_key(one), ()), one.delivery.seq)):
+        yield list(piece)
+
+
+def _key(one: Waiting) -> LaneKey:
+    return one.delivery.entity_id, one.delivery.key
+
+
+def _is_held(one: Waiting, parked: Mapping[LaneKey, int]) -> bool:
+    return parked.get(_key(one), math.inf) < one.delivery.seq
+
+
 class Merged(msgspec.Struct, frozen=True):
     """What is left of some documents' pending deliveries."""
 
-    waiting: list[Waiting]  # in order for each document; without those that are fixed
-    changed: list[Waiting]  # those of them that differ from what they were
+    waiting: list[Waiting]  # in order for each document; without those that are fixed or held
+    changed: list[Waiting]  # those that are left and differ from what they were
     gone: list[int]  # seqs of the others: nothing is sent of them
+    parked: Mapping[LaneKey, int]  # by document, the seq of the parked one that holds what comes after it
 
 
-def merge_documents(documents: Iterable[Iterable[Waiting]], policy: DeliveryPolicy) -> Merged:
-    """`documents`: all pending deliveries of each, oldest first."""
-    merged = Merged([], [], [])
+def merge_documents(
+    documents: Iterable[Iterable[Waiting]], policy: DeliveryPolicy, parked: Mapping[LaneKey, Sequence[int]] = NONE
+) -> Merged:
+    """`documents`: all pending deliveries of each, oldest first; none are merged across one of those `parked`."""
+    merged = Merged([], [], [], {key: seqs[0] for key, seqs in parked.items()})
     for document in documents:
         before = {one.delivery.seq: one for one in document}
-        after = {one.delivery.seq: one for one in fold(before.values(), policy)}
-        merged.waiting.extend(one for one in after.values() if not one.fixed)
+        pieces = [fold(piece, policy) for piece in _pieces(before.values(), parked)]
+        after = {one.delivery.seq: one for piece in pieces for one in piece}
+        merged.waiting.extend(one for one in after.values() if not one.fixed and not _is_held(one, merged.parked))
         merged.changed.extend(one for seq, one in after.items() if one is not before[seq])
         merged.gone.extend(before.keys() - after.keys())
     return merged

@@ -173,16 +173,9 @@ class Deliveries:
         # One look-up in the index for each document; see hub.store.images.
         columns = ", ".join(f"delivery.{column.name}" for column in _COLUMNS)
         waiting = f"{columns}, {number} AS slice, delivery.before_version, delivery.cause, delivery.reason"
-        where = (
-            f"delivery.entity_id = {mark} AND delivery.key = w.value AND delivery.subscription_id = {mark}"
-            f" AND delivery.state = {int(State.PENDING)}"
-        )
-        self._waiting = f"SELECT {waiting} FROM " + (
-            f"json_each(?) w CROSS JOIN delivery WHERE {where}"
-            if store.is_sqlite
-            else f"unnest(%b::text[]) AS w(value) CROSS JOIN LATERAL (SELECT * FROM delivery WHERE {where} OFFSET 0)"
-            " AS delivery"
-        )
+        self._waiting = f"SELECT {waiting} FROM {_of_keys(mark, f'= {int(State.PENDING)}', sqlite=store.is_sqlite)}"
+        held = _of_keys(mark, f"IN ({int(State.PARKED)}, {int(State.RELEASED)})", sqlite=store.is_sqlite)
+        self._held_keys = f"SELECT delivery.entity_id, delivery.key, delivery.seq FROM {held}"
 
     @staticmethod
     def _of(share: Share) -> dict[str, Any]:
@@ -371,16 +364,21 @@ class Deliveries:
         return merged
 
     def _read_merged(self, connection: sa.Connection, documents: Mergeable) -> Merged:
-        waiting = [_waiting(row, documents) for row in self._read_waiting(connection, documents)]
+        waiting = [_waiting(row, documents) for row in self._read_of_keys(connection, self._waiting, documents)]
         by_document = groupby(waiting, lambda one: (one.delivery.entity_id, one.delivery.key))
-        return merge_documents((document for _, document in by_document), documents.policy)
+        parked: dict[tuple[int, str], list[int]] = {}
+        if documents.policy.on_park == "hold":
+            for row in self._read_of_keys(connection, self._held_keys, documents):
+                parked.setdefault((row.entity_id, row.key), []).append(row.seq)
+        return merge_documents((document for _, document in by_document), documents.policy, parked)
 
-    def _read_waiting(self, connection: sa.Connection, documents: Mergeable) -> list[Any]:
+    @staticmethod
+    def _read_of_keys(connection: sa.Connection, query: str, documents: Mergeable) -> list[Any]:
         """By document and `seq`."""
         rows: list[Any] = []
         for entity_id in {entity_id for entity_id, _ in documents.keys}:
             names = statements(connection).keys([key for entity, key in documents.keys if entity == entity_id])
-            rows += connection.exec_driver_sql(self._waiting, (names, entity_id, documents.subscription_id))
+            rows += connection.exec_driver_sql(query, (names, entity_id, documents.subscription_id))
         return sorted(rows, key=lambda row: (row.entity_id, row.key, row.seq))
 
     @staticmethod
@@ -544,6 +542,18 @@ def _loaded(row: Any) -> Loaded:
     _, version, event, cause, lsn, transaction, committed_at, body, before, hops = row
     found, event, cause = version is not None, _EVENTS[event], _CAUSES[cause]
     return Loaded(found, event, cause, lsn or 0, transaction or 0, committed_at or 0, body, before, hops or 0)
+
+
+def _of_keys(mark: str, state: str, *, sqlite: bool) -> str:
+    """What stands behind FROM: one subscription's deliveries of some documents of an entity, with that state."""
+    where = (
+        f"delivery.entity_id = {mark} AND delivery.key = w.value AND delivery.subscription_id = {mark}"
+        f" AND delivery.state {state}"
+    )
+    if sqlite:
+        return f"json_each(?) w CROSS JOIN delivery WHERE {where}"
+    lateral = f"(SELECT * FROM delivery WHERE {where} OFFSET 0)"
+    return f"unnest(%b::text[]) AS w(value) CROSS JOIN LATERAL {lateral} AS delivery"
 
 
 def _waiting(row: Any, documents: Mergeable) -> Waiting:
