@@ -10,6 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from hub.delivery import Attempt, Delivery, Forwarded, Held, Receiver, State
 from hub.dispatch.health import DestinationState
+from hub.store import ledger
 from hub.store.deliveries import CHUNK, Changes, Update
 
 log = logging.getLogger("hub.dispatch.results")
@@ -81,6 +82,8 @@ class Results:
 
     def _learn(self, delivery: Delivery, held: Held | None) -> None:
         receiver = (delivery.entity_id, delivery.key, delivery.subscription_id)
+        if receiver in self.ledger:
+            held = ledger.merged(self.ledger[receiver], held)
         self._changes().ledger[receiver] = self.ledger[receiver] = held
 
     def disable(self, subscription_id: int, reason: str) -> None:

@@ -2,11 +2,18 @@
 
 import asyncio
 
-from hub.delivery import Delivery, State
+import msgspec
+import pytest
+
+from hub.delivery import Attempt, Delivery, Held, OutcomeKind, State
 from hub.dispatch.results import Results
 from hub.store.deliveries import Changes
+from hub.store.ledger import OPEN
 
 DELIVERY = Delivery(7, 1, 1, "a", 1, 0, 1, 0, 0, 0)
+NAMED = Held(1, 0, b"one", "crm-1", 10, b"account")
+UNNAMED = Held(2, 1, b"two", "", 20)
+DELETED = Held(2, 2, b"", "", 20)
 
 
 def test_a_delivery_is_unwritten_until_its_last_outcome_is_stored() -> None:
@@ -25,3 +32,32 @@ def test_a_delivery_is_unwritten_until_its_last_outcome_is_stored() -> None:
     asyncio.run(run())
 
     assert unwritten == [{7}, set()]
+
+
+@pytest.mark.parametrize(
+    ("second", "known"),
+    [
+        (UNNAMED, Held(2, 1, b"two", "crm-1", 20, b"account")),
+        (DELETED, DELETED),
+        (None, Held(1, 0, OPEN, "crm-1", 10, b"account")),  # refused: what it has is open, what it took stays known
+    ],
+)
+def test_two_attempts_of_one_document_are_written_as_one_after_the_other(second: Held | None, known: Held) -> None:
+    """They share a store transaction."""
+    written: list[Changes] = []
+
+    async def write(changes: Changes) -> None:
+        written.append(changes)
+
+    async def run() -> None:
+        results = Results(write, lambda _: None, lambda _: None)
+        for version, held in ((1, NAMED), (2, second)):
+            delivery = msgspec.structs.replace(DELIVERY, version=version)
+            results.attempt(Attempt(delivery, 1, 0, 0, OutcomeKind.DELIVERED, ""), held)
+        assert results.ledger == {(1, "a", 1): known}
+        await results.flush()
+        assert results.ledger == {}
+
+    asyncio.run(run())
+
+    assert [changes.ledger for changes in written] == [{(1, "a", 1): known}]
