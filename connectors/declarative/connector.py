@@ -35,6 +35,11 @@ class Item:
     same: str  # items of one value don't share a request; "" shares with all
     variables: Mapping[str, Any]
 
+    @property
+    def known(self) -> str:
+        """The id that the hub remembers."""
+        return str(self.variables["known"])
+
     def by(self, **more: str) -> "Item":
         """With other values of some variables."""
         return replace(self, variables={**self.variables, **more})
@@ -103,7 +108,7 @@ class DeclarativeConnector:
     async def _deliver(self, group: Sequence[Item], end: float) -> list[Outcome]:
         """`end`, by time.monotonic: no request begins after it."""
         told = await self._once(group, end)
-        gone = [item for item in group if isinstance(told[item.place], Missing) and item.variables["known"]]
+        gone = [item for item in group if isinstance(told[item.place], Missing) and item.known]
         if gone:  # somebody has deleted or merged it there
             told |= await self._once([item.by(known="") for item in gone], end)
         return [_settled(item, told[item.place]) for item in group]
@@ -113,11 +118,11 @@ class DeclarativeConnector:
         request = group[0].request
         if request.find is None:
             return await self._ask(request, group, end)
-        remembered = {item.place: item.variables["known"] for item in group if request.find.remember}
+        remembered = {item.place: item.known for item in group if request.find.remember}
         sought = [item for item in group if not remembered.get(item.place)]
         told = await self._ask(request.find, sought, end)
+        told |= {place: _not_there(one) for place, one in told.items() if isinstance(one, Missing)}
         ids = {place: one.receiver_id for place, one in told.items() if one.kind is OutcomeKind.DELIVERED}
-        ids |= {place: "" for place, one in told.items() if isinstance(one, Missing)}
         ids |= {place: id for place, id in remembered.items() if id}
         there = [item.by(found=ids[item.place]) for item in group if ids.get(item.place)]
         updated = await self._ask(request, there, end)
@@ -159,6 +164,8 @@ class DeclarativeConnector:
         told = await self._answered(request, variables, parts, named)
         if isinstance(told, list):
             return told
+        if isinstance(told, Missing) and len(named) > 1:  # nobody says which
+            told = _refused(told.detail)
         return [msgspec.structs.replace(told, whole=len(named) > 1)] * len(named)
 
     async def _answered(
@@ -178,7 +185,7 @@ class DeclarativeConnector:
         now = time.time()
         read = answers.read(answer, self._settings)
         self._heed_quotas(read, now)
-        by_known = not request.finding and any(item.variables["known"] for item in named)
+        by_known = not request.finding and len(named) == 1 and named[0].variables["known"]
         rules = (*request.rules, *self._definition.rules, *([GONE] if by_known else []))
         whole = answers.whole(read, rules, now)
         return whole if whole is not None else answers.by_item(read, request, named, now)
@@ -223,6 +230,7 @@ def grouped(items: Sequence[Item], size: Any) -> list[list[Item]]:
             and last[0].request is item.request
             and len(last) < size(item.request)
             and not (item.same and item.same in {one.same for one in last})
+            and not (item.known and item.known in {one.known for one in last})
         )
         if fits:
             last.append(item)
@@ -245,9 +253,14 @@ def _settled(item: Item, outcome: Outcome) -> Outcome:
     if not isinstance(outcome, Missing):
         return outcome
     if item.variables["event"] == "deleted":
-        return Outcome(OutcomeKind.DELIVERED, outcome.detail)
+        return _not_there(outcome)
     kind = OutcomeKind.RETRY if item.request.find else OutcomeKind.REFUSED
     return Outcome(kind, f"It is not there: {outcome.detail}")
+
+
+def _not_there(outcome: Outcome) -> Outcome:
+    """Which is what a search and a delete may find."""
+    return Outcome(OutcomeKind.DELIVERED, f"It is not there: {outcome.detail}")
 
 
 def _identified(item: Item, outcome: Outcome) -> Outcome:

@@ -335,6 +335,21 @@ def test_nobody_is_created_where_it_is_not_known_who_is_there() -> None:
         assert {one.path for one in asked} == {"/find"}
 
 
+def test_a_search_may_say_that_it_is_missing() -> None:
+    """As well as by a list that lacks it: it is created, or done."""
+
+    acme = Acme()
+    acme.found = Reply(404)
+    outcomes = "    outcomes: [{status: 404, outcome: missing}]\n"
+    one_each = CREATING.replace("batch: 10", "batch: 1").replace("    batch: 1\n", "    batch: 1\n" + outcomes, 1)
+    create = one_each[one_each.index("  create:") : one_each.index("test:")]
+
+    for text, paths in ((one_each, ["/find", "/create"]), (one_each.replace(create, "  create: none\n"), ["/find"])):
+        told, asked = _run(text, acme, 1)
+        assert [one.kind.name for one in told] == ["DELIVERED", "DELIVERED"]
+        assert [one.path for one in asked] == paths * 2
+
+
 def test_nobody_is_created_where_none_is_to_be() -> None:
     """It is done."""
 
@@ -442,6 +457,25 @@ def test_what_is_remembered_and_gone_is_looked_for() -> None:
     ]
 
 
+@pytest.mark.parametrize("event", ["created", "deleted"])
+def test_a_batch_that_is_not_there_as_a_whole_names_no_culprit(event: str) -> None:
+    """One that was found and one that is remembered: it is halved, until each meets its own 404."""
+    delete = REMEMBERING[REMEMBERING.index("  batch:") : REMEMBERING.index("  create:")]
+    text = REMEMBERING.replace("test:", f"delete:\n{delete}test:")
+
+    class Nobody(Acme):
+        async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+            if asked.path != "/update":
+                await super().__call__(asked, writer)
+                return
+            await write(Reply(404), writer)
+
+    outcomes, _ = _run_known(text, Nobody(), "gone1", "", "", event=event)
+    assert [(one.kind.name, one.whole) for one in outcomes if one.kind.name != "DELIVERED"] == [("REFUSED", True)] * 2
+    alone, _ = _run_known(text, Nobody(), "gone1", event=event)
+    assert [one.kind.name for one in alone] == ["DELIVERED"]
+
+
 @pytest.mark.parametrize(
     ("event", "there", "kind", "paths"),
     [
@@ -471,7 +505,7 @@ def test_without_a_search_it_is_asked_for_as_if_nothing_were_remembered(
 
 def _items(*sames: str) -> list[Item]:
     request = parse_definition("connectors/acme.yaml", SMALL.encode()).upsert
-    return [Item(place, request, same, {}) for place, same in enumerate(sames)]
+    return [Item(place, request, same, {"known": ""}) for place, same in enumerate(sames)]
 
 
 @pytest.mark.parametrize(
@@ -489,6 +523,13 @@ def test_items_of_one_key_are_in_different_requests(sames: Sequence[str], size: 
     cut = grouped(_items(*sames), lambda _: size)
 
     assert [[item.place for item in group] for group in cut] == groups
+
+
+def test_items_of_one_id_are_in_different_requests() -> None:
+    """Two documents may have become one contact."""
+    items = [item.by(known=id) for item, id in zip(_items("", "", "", ""), ("7", "", "7", ""), strict=True)]
+
+    assert [[item.place for item in group] for group in grouped(items, lambda _: 10)] == [[0, 1], [2, 3]]
 
 
 def test_null_clears() -> None:
