@@ -170,7 +170,8 @@ class Dispatcher:
             self._workers[name] = worker = Worker(name, open_connector(), limits, self, self._clock, self._alarms)
             if self._lease:
                 worker.take_share(frozenset())
-            worker.account = account_of(identity, self._project.destinations[name])
+            if worker.remembers:
+                worker.account = await asyncio.to_thread(account_of, identity, self._project.destinations[name])
             worker.health = Health.remembered(states.get(name, WELL))
         self._runs = await self._threads.read(self._deliveries.runs)
         for name, subscription in (await self._threads.read(self._subscriptions)).items():
@@ -472,6 +473,7 @@ class Dispatcher:
         """Read on in the lanes that have come to the end of what is in memory."""
         lanes, route.refills = route.refills, []
         pages = [(lane, await self._left(route, lane)) for lane in lanes if route.needs_refill(lane)]
+        route.parks = route.parks or (bool(pages) and route.holds)
         parked = await self._sync_holds(route) if pages else {}  # after the pages, as with those of the backlog
         for lane, page in pages:
             if route.needs_refill(lane):

@@ -55,7 +55,7 @@ class Worker:
     ) -> None:
         self.name = name
         self.connector = connector
-        self.account = b""  # of the receiver, as hub.dispatch.accounts has it
+        self.account = b""  # of the receiver, as hub.dispatch.accounts has it, where the connector goes by its names
         self.limits = limits
         self.health = Health()
         self.probing = False  # the next attempt at a held destination is ours

@@ -57,7 +57,7 @@ def write(connection: sa.Connection, held: Mapping[Receiver, Held | None]) -> No
 
 def _row(receiver: Receiver, held: Held) -> tuple[object, ...]:
     # As a bytearray: SQLite's driver looks for an adapter for each value that is bytes.
-    content, account = bytearray(held.content), bytearray(held.account)
+    content, account = bytearray(held.content), bytearray(held.account) or None
     return (*receiver, held.version, held.event, content, held.receiver_id, held.accepted_at, account)
 
 
@@ -84,8 +84,9 @@ def read(connection: sa.Connection, receivers: Collection[Receiver]) -> dict[Rec
         keys[entity_id, subscription_id].append(key)
     sql, found = statements(connection), {}
     for (entity_id, subscription_id), some in keys.items():
-        for key, *held in connection.exec_driver_sql(_look_up(sql), (sql.keys(some), entity_id, subscription_id)):
-            found[entity_id, key, subscription_id] = Held(*held)
+        rows = connection.exec_driver_sql(_look_up(sql), (sql.keys(some), entity_id, subscription_id))
+        for key, version, event, content, id, at, account in rows:
+            found[entity_id, key, subscription_id] = Held(version, event, content, id, at, account or b"")
     return found
 
 

@@ -251,7 +251,7 @@ ledger = Table(
     Column("content", LargeBinary, nullable=False),  # a hash of what was accepted; see there
     Column("receiver_id", Text, nullable=False),  # the receiver's own name for it; "": it gave none
     Column("accepted_at", BigInteger, nullable=False),
-    Column("account", LargeBinary, nullable=False, server_default=text("''")),  # the receiver that named it so
+    Column("account", LargeBinary, nullable=True),  # the receiver that named it so; NULL: none did, or it is not known
     sqlite_with_rowid=False,
 )
 

@@ -11,4 +11,4 @@ depends_on = None
 
 def upgrade() -> None:
     # Of the names from before nobody knows which receiver gave them: they are shown, and not sent.
-    op.add_column("ledger", sa.Column("account", sa.LargeBinary, nullable=False, server_default=sa.text("''")))
+    op.add_column("ledger", sa.Column("account", sa.LargeBinary, nullable=True))

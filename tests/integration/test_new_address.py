@@ -51,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
         id = self.server.id_of(name) or (f"contact{len(self.server.asked)}" if "@" in name else None)
         if id is None:
             self._answer(404, {"title": "Resource Not Found"})
+        elif self.server.id_of(body["email_address"]) not in (id, None):
+            self._answer(400, {"title": "Member Exists"})
         else:
             self.server.members[id] = body["email_address"]
             self._answer(200, {"id": "the address's hash", "contact_id": id})
@@ -108,7 +110,9 @@ def audience() -> Iterator[Audience]:
 
 
 def test_who_has_a_new_address_stays_one_member(empty_store: Store, audience: Audience) -> None:
-    """Also one who was there before; one that was deleted there is made anew, and a delete finds whoever it is."""
+    """Also one who was there before. One that was deleted there is made anew; one that somebody has made with the new
+    address is gone on with.
+    """
     audience.members["old"] = "ada@one.example"
     bench = NewsletterBench(empty_store, audience)
 
@@ -122,4 +126,9 @@ def test_who_has_a_new_address_stays_one_member(empty_store: Store, audience: Au
     assert bench.send("ada@four.example") == ["ada@four.example"]
     assert audience.asked[2:] == ["PUT", "PUT", "PUT"]
 
-    assert bench.send("") == []
+    audience.members["form"] = "ada@five.example"
+    assert bench.send("ada@five.example") == ["ada@four.example", "ada@five.example"]
+    assert bench.send("ada@six.example") == ["ada@four.example", "ada@six.example"]
+    assert list(audience.members)[-1] == "form"
+
+    assert bench.send("") == ["ada@four.example"]
