@@ -114,6 +114,11 @@ class Topic:
             ),
         )
 
+    def reach(self) -> None:
+        """OutsideError when Kafka does not answer."""
+        with closing(self.consumer()) as consumer:
+            self._ask(lambda: consumer.partitions_for_topic(self.name))
+
     def require_one(self, consumer: KafkaConsumer) -> None:
         """Missed when the topic is gone, OutsideError when it has got more partitions."""
         partitions = self._ask(lambda: consumer.partitions_for_topic(self.name))

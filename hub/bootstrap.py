@@ -224,6 +224,13 @@ def build_topic(project: Project, stream: str) -> "Topic":
     return Topic(source.kafka["bootstrap"], topic_of(source, stream), Connect(source.kafka["connect"]), connector)
 
 
+def reach_topic(project: Project, stream: str) -> None:
+    """OutsideError when the Kafka of a stream does not answer."""
+    topic = build_topic(project, stream)
+    with closing(topic.connect):
+        topic.reach()
+
+
 def password_reference(source: Source) -> str:
     """What stands for a source's password in its connectors' settings: a variable of Connect's own environment."""
     name = "".join(c if c.isalnum() else "_" for c in source.name.upper())

@@ -198,6 +198,7 @@ def _say_changes(project: "Project", store: "Store") -> None:
 
 
 def _capture(project: "Project", stream: str, until_idle: bool, shared: bool, supervised: bool) -> None:
+    from hub.bootstrap import reach_topic
     from hub.changes import Missed, TakenOver
     from hub.locks import await_turn, hold
     from hub.store.database import open_store
@@ -206,6 +207,8 @@ def _capture(project: "Project", stream: str, until_idle: bool, shared: bool, su
     store = open_store(project.store)
     if not supervised:
         _say_changes(project, store)
+    if shared:  # a worker that is cut off from Kafka takes no stream from one that is not
+        reach_topic(project, stream)
     # What the group gives to this worker, one that hangs may have the lock of still.
     lock = (await_turn if shared else hold)(store, f"capture {stream}")
     try:

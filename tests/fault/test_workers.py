@@ -4,6 +4,7 @@ The application counts in its orders, so the journal must hold each count once, 
 """
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.fault.orders import ENTITY, ORDERS, SCHEMA, Application, expect_each_
 from tests.fault.processes import Worker, until
 from tests.oracle import journal
 from tests.oracle.access import PASSWORD, admit, fence, make_role, withdraw
-from tests.oracle.command import Project
+from tests.oracle.command import HUB, Project
 
 pytestmark = pytest.mark.fault
 
@@ -120,6 +121,27 @@ def test_whoever_follows_the_stream_each_commit_is_once_in_the_journal(
     project.hub("run", "--role", "dispatch", "--until-idle")
     delivered = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
     assert len(delivered) == len(journal.versions(project.store))
+
+
+def test_a_worker_that_is_cut_off_from_kafka_takes_no_stream(project: Project, broker: Broker) -> None:
+    """Its group has given it the stream, and another one may have that by now: it stands back."""
+    project.hub("run", "--role", "capture", "--stream", "main/main", "--until-idle")
+    epoch = journal.select(project.store, "select epoch from stream")
+    given = ["run", "--role", "capture", "--stream", "main/main", "--shared", "--supervised"]
+
+    broker.kill()
+    try:
+        with subprocess.Popen(
+            [HUB, "--project", project.directory, *given], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as cut_off:
+            assert cut_off.wait(90) == 3
+            assert cut_off.stderr
+            said = cut_off.stderr.read()
+    finally:
+        broker.start()
+
+    assert "does not answer" in said
+    assert journal.select(project.store, "select epoch from stream") == epoch
 
 
 @pytest.mark.timeout(300)
