@@ -55,7 +55,8 @@ class DeclarativeConnector:
         self._secrets = {str(settings[one.name]) for one in definition.settings if one.secret}
         self._open_at = 0.0  # time.monotonic: before it the system has no request left for us
         self.batch = self._size(definition.upsert)
-        self.remembers = any(goes_by_known(request) for request in (definition.upsert, definition.delete))
+        self._by_known = {False: goes_by_known(definition.upsert), True: goes_by_known(definition.delete)}  # by deleted
+        self.remembers = any(self._by_known.values())
 
     def _size(self, request: Request) -> int:
         return max(1, int(rendered(request.batch, {"settings": self._settings})))
@@ -99,7 +100,7 @@ class DeclarativeConnector:
             "key": message.key,
             "version": message.version,
             "id": message.id,
-            "known": message.receiver_id if goes_by_known(request) else "",
+            "known": message.receiver_id if self._by_known[deleted] else "",
         }
         return Item(place, request, asked(self._definition.same, variables), variables)
 
