@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from hub.project import Project, SubscriptionConfig
 from hub.store.database import Store, now
+from hub.store.deliveries import upsert
 from hub.store.tables import name, subscription_state
 
 
@@ -18,8 +19,9 @@ def remember(store: Store, project: Project) -> list[str]:
     current = {n: _define(project, one) for n, one in project.subscriptions.items()}
     ids = {n: store.name_id("subscription", n) for n in current}
     with store.write() as connection:
-        for n, definition in current.items():
-            _keep(connection, ids[n], definition)
+        for n, definition in current.items():  # several workers may start at once
+            new = {"state": "active", "reason": "", "since": now()}
+            upsert(store, connection, subscription_state, {"subscription_id": ids[n]}, {"definition": definition}, new)
     return _said(before, current) if before else []
 
 
@@ -46,14 +48,6 @@ def _kept(store: Store) -> dict[str, str]:
     )
     with store.read() as connection:
         return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _keep(connection: sa.Connection, id: int, definition: str) -> None:
-    mine = subscription_state.c.subscription_id == id
-    found = connection.execute(subscription_state.update().where(mine).values(definition=definition)).rowcount
-    if not found:
-        new = {"state": "active", "reason": "", "since": now(), "definition": definition}
-        connection.execute(subscription_state.insert().values(subscription_id=id, **new))
 
 
 def _said(before: Mapping[str, str], current: Mapping[str, str]) -> list[str]:

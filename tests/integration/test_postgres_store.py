@@ -22,6 +22,7 @@ from hub.operate.replayer import Replayer
 from hub.project import EntityConfig, Retention, SubscriptionConfig
 from hub.store import streams, tables
 from hub.store.database import UNTRIED, Store, now
+from hub.store.definitions import remember
 from hub.store.deliveries import Changes, Deliveries
 from hub.store.images import Statements, append
 from hub.store.migrate import upgrade
@@ -30,6 +31,7 @@ from hub.store.replays import Replays
 from hub.store.retention import prune
 from hub.subscriptions import Subscription
 from tests.integration.conftest import Rows, sqlalchemy_url
+from tests.integration.dispatching import Bench
 from tests.unit.test_capture import (
     CATALOGUE,
     MEMO,
@@ -407,3 +409,21 @@ def test_an_updated_row_stays_in_its_page(open_store: Open) -> None:
 
     assert updated["row_image"][0] == 200 and updated["row_image"][1] > 190
     assert updated["stream"] == (20, 20)
+
+
+def test_workers_that_start_at_once_keep_the_definitions(store: Store) -> None:
+    """The second writes what the first has not committed yet."""
+    bench = Bench(store)
+    bench.subscribe("crm", {"url": "http://crm.test"})
+    state, id = tables.subscription_state, store.name_id("subscription", "crm")
+    first = {"state": "active", "reason": "", "since": 1, "definition": "{}"}
+    with ThreadPoolExecutor(1) as pool:
+        with store.write() as connection:
+            connection.execute(state.insert().values(subscription_id=id, **first))
+            second = pool.submit(remember, store, bench.project)
+            with pytest.raises(TimeoutError):
+                second.result(1.0)
+        assert second.result(10.0) == []
+
+    (row,) = bench.rows(state)
+    assert (row.since, row.definition == "{}") == (1, False)
