@@ -67,7 +67,8 @@ class Case:
     """A connector's own test: how the system answers a batch, and the outcome of each message."""
 
     name: str
-    answer: Callable[[Sequence[Message]], Reply]
+    # To every request, of all the case's messages; several: to each request about a document, the last one to the rest.
+    answer: Callable[[Sequence[Message]], Reply] | Sequence[Callable[[Sequence[Message]], Reply]]
     outcomes: tuple[str, ...]  # by message, in lower case: "refused", "throttle" (retry at a time), "expected" …
     events: tuple[str, ...] = ()  # of the messages; () means "created" for all
     find: Callable[[Sequence[Message]], Reply] | None = None  # to what is asked first; None: `answer` is to that too
@@ -77,6 +78,10 @@ class Case:
     wait: float | None = None  # seconds that the system is left alone afterwards; None means any
     body: Any = None  # of each message, with `{key}` for its key; None: the trial's
     known: str = ""  # the receiver's own id that comes with each message
+
+    @property
+    def answers(self) -> Sequence[Callable[[Sequence[Message]], Reply]]:
+        return (self.answer,) if callable(self.answer) else self.answer
 
 
 def found_of(message: Message) -> str:

@@ -21,7 +21,7 @@ from hub.errors import FaultError
 from hub.project import Limits
 
 BODY_BYTES = 4_000_000  # of an answer that are read: some systems give whole records back, 200 at a time
-GONE = Rule("missing", (range(404, 405), range(410, 411)))  # of a request by an id that is remembered
+GONE = Rule("missing", (range(404, 405), range(410, 411)))  # of a request by the system's own id
 SENDING = 0.5  # of an attempt's time: what has not been sent by then comes again with the next
 NEXT = Outcome(OutcomeKind.RETRY, "It was not sent: the batch took too long before its turn.", after=0.0)
 
@@ -186,10 +186,14 @@ class DeclarativeConnector:
         now = time.time()
         read = answers.read(answer, self._settings)
         self._heed_quotas(read, now)
-        by_known = not request.finding and len(named) == 1 and named[0].variables["known"]
-        rules = (*request.rules, *self._definition.rules, *([GONE] if by_known else []))
-        whole = answers.whole(read, rules, now)
+        whole = answers.whole(read, self._rules(request, named), now)
         return whole if whole is not None else answers.by_item(read, request, named, now)
+
+    def _rules(self, request: Request, named: Sequence[answers.Named]) -> list[Rule]:
+        """What is by an id may be gone, though no rule says so; by one that is remembered, whatever a rule says."""
+        known = not request.finding and any(item.variables["known"] for item in named)
+        found = any("found" in item.variables for item in named)
+        return [*([GONE] if known else []), *request.rules, *self._definition.rules, *([GONE] if found else [])]
 
     def _headers(self, request: Request, variables: Mapping[str, Any]) -> list[tuple[str, str]]:
         own = [(name, rendered_text(value, variables, f"The header {name}")) for name, value in request.headers.items()]

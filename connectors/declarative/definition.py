@@ -126,7 +126,7 @@ class ExampleCase(msgspec.Struct, frozen=True):
     name: str
     events: tuple[str, ...]
     find: Example | None  # to what is asked first; None: `answer` is to that too
-    answer: Example
+    answers: tuple[Example, ...]  # to each request about a document, in order; the last one to all that follow
     outcomes: tuple[str, ...]
     wait: float | None  # seconds; None means any
     requests: tuple[str, ...]  # as "GET /path?query"; () means any
@@ -407,13 +407,14 @@ class _Reader:
 
     def example(self, fields: Fields, key: str) -> Example | None:
         below = fields.map(key, KEYS["reply"], f"'{key}'")
-        if below is None:
-            return None
+        return None if below is None else self.reply(below)
+
+    def reply(self, fields: Fields) -> Example:
         return Example(
-            status=below.integer("status", 200, 100, 599),
-            headers=self.texts(below, "headers", REPLY_NAMES),
-            item=self.part(below, "item", REPLY_NAMES),
-            body=self.part(below, "body", REPLY_NAMES),
+            status=fields.integer("status", 200, 100, 599),
+            headers=self.texts(fields, "headers", REPLY_NAMES),
+            item=self.part(fields, "item", REPLY_NAMES),
+            body=self.part(fields, "body", REPLY_NAMES),
         )
 
     def case(self, fields: Fields) -> ExampleCase:
@@ -422,7 +423,7 @@ class _Reader:
             name=fields.text("name", example="what it shows"),
             events=self.words(fields, "events", EVENTS),
             find=self.example(fields, "find"),
-            answer=self.example(fields, "answer") or Example(200, {}, None, None),
+            answers=tuple(self.reply(one) for one in self.maps(fields, "answer", "'answer'", KEYS["reply"])) or _WELL,
             outcomes=self.words(fields, "outcomes", CASE_OUTCOMES),
             wait=fields.seconds("wait", 0.0) if fields.has("wait") else None,
             requests=self.requests(fields),
@@ -510,6 +511,7 @@ class _Reader:
             return text
 
 
+_WELL = (Example(200, {}, None, None),)
 _NO_REQUEST = Request("POST", "", {}, 1, None, None, None, (), ())
 
 

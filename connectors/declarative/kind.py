@@ -133,7 +133,7 @@ def _case(case: ExampleCase) -> Case:
     find = partial(_reply, case.find) if case.find else None
     return Case(
         case.name,
-        partial(_reply, case.answer),
+        tuple(partial(_reply, answer) for answer in case.answers),
         case.outcomes,
         case.events,
         find,

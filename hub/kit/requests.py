@@ -108,17 +108,17 @@ async def quotes_what_is_found(bench: Bench) -> None:
 async def bears_that_it_is_gone(bench: Bench) -> None:
     """404 for what was found: it is gone since"""
     if bench.stage.event == "deleted":
-        await _expect_of_change(bench, 404, DELIVERED, "the `outcomes` of `delete`")
+        await _expect_of_change(bench, 404, DELIVERED, "missing", "`delete`")
     else:
-        await _expect_of_change(bench, 404, RETRY, "the `outcomes` of `upsert`: the next attempt creates it")
+        await _expect_of_change(bench, 404, RETRY, "missing", "`upsert`: the next attempt creates it")
 
 
 async def bears_that_it_is_there(bench: Bench) -> None:
     """409 for what was not found: it is there since"""
-    await _expect_of_change(bench, 409, RETRY, "the `outcomes` of `create`: the next attempt finds it")
+    await _expect_of_change(bench, 409, RETRY, "retry", "`create`: the next attempt finds it")
 
 
-async def _expect_of_change(bench: Bench, status: int, kind: OutcomeKind, where: str) -> None:
+async def _expect_of_change(bench: Bench, status: int, kind: OutcomeKind, rule: str, where: str) -> None:
     """Of a request that comes too late, as another has deleted or created since what was asked for."""
     if _has_case(bench.trial, bench.stage, status):
         raise NotTried("a case of its own shows it")
@@ -129,13 +129,14 @@ async def _expect_of_change(bench: Bench, status: int, kind: OutcomeKind, where:
     for outcome in tried.outcomes:
         assert outcome.kind is kind, (
             f"It should be {wanted}, and is {outcome.kind.name.lower()}: {outcome.detail.rstrip('.')}. "
-            f"Add {{status: {status}, outcome: {wanted}}} to {where}. Or add a case with the API's own {status}."
+            f"Add {{status: {status}, outcome: {rule}}} to the `outcomes` of {where}. "
+            f"Or add a case with the API's own {status}."
         )
 
 
 def _has_case(trial: Trial, stage: Stage, status: int) -> bool:
     return any(
-        case.find and case.answer([]).status == status and ("deleted" in case.events) is (stage.event == "deleted")
+        case.find and case.answers[0]([]).status == status and ("deleted" in case.events) is (stage.event == "deleted")
         for case in trial.cases
     )
 
@@ -178,7 +179,7 @@ async def looks_for_what_is_gone(bench: Bench) -> None:
     """404 for an id that is remembered: the document is looked for again"""
     tried = await _tried_by_id(bench, gone=True)
     expect(tried.outcomes, DELIVERED)
-    assert len(tried.proper) > 1, "404 for an id that is remembered is the end of it: make that outcome `missing`."
+    assert len(tried.proper) > 1, "404 for an id that is remembered is the end of it, and nothing is looked for."
 
 
 async def quotes_what_is_remembered(bench: Bench) -> None:

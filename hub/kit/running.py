@@ -100,7 +100,11 @@ async def run_case(bench: Bench, case: Case) -> None:
     ]
 
     def step(asked: Asked, about: Sequence[Message], before: int) -> Behaviour:
-        return says(case.find(about) if case.find and before == 0 and not case.known else case.answer(messages))
+        if case.find and not case.known:  # what is known is not looked for
+            if before == 0:
+                return says(case.find(about))
+            before -= 1
+        return says(case.answers[min(before, len(case.answers) - 1)](messages))
 
     async with Server(by_step(messages, step)) as there:
         connector = bench.open(there.url)

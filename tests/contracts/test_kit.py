@@ -189,7 +189,6 @@ def test_a_batch_is_counted(connector: Callable[[Settings, Limits], Any], fault:
         ("mailchimp", "| lower) | urlencode", "| lower)", requests.lets_nothing_in),
         ("mailchimp", "members/{{ (known or", "members/{{ ('' or", requests.goes_by_what_is_remembered),
         ("mautic", "found | urlencode", "found", requests.quotes_what_is_remembered),
-        ("mautic", "status: 404, outcome: missing", "status: 404, outcome: delivered", requests.looks_for_what_is_gone),
         ("hubspot", "same:", "#", checks.sends_no_key_twice),
         ("hubspot", "outcomes:\n  - {status: 429", "outcomes:\n  - {status: 2xx, outcome: delivered}\n  - {status: 429",
          requests.sees_that_nothing_was_written),

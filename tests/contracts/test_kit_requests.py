@@ -176,9 +176,9 @@ GONE_TOO = "    - {status: 404, outcome: delivered}"
          requests.quotes_what_is_found, "delete", "it needs the filter urlencode"),
         ("/contacts\n", "/contacts/{{ key }}\n", requests.lets_nothing_in, "create", "it needs the filter urlencode"),
         (GONE, "    - {status: 404, outcome: refused}", requests.bears_that_it_is_gone,
-         "update", "It should be retry, and is refused: 404 Not Found. Add {status: 404, outcome: retry} to the"),
-        (GONE_TOO, "    - {status: 410, outcome: delivered}",
-         requests.bears_that_it_is_gone, "delete", "Add {status: 404, outcome: delivered} to the `outcomes` of"),
+         "update", "It should be retry, and is refused: 404 Not Found. Add {status: 404, outcome: missing} to the"),
+        (GONE_TOO, "    - {status: 404, outcome: refused}",
+         requests.bears_that_it_is_gone, "delete", "Add {status: 404, outcome: missing} to the `outcomes` of"),
         ("  results: &written\n", "  results: &written\n    - {outcome: delivered}\n",
          requests.sees_that_nothing_was_written, "update", "It should be retry or refused, and is delivered"),
         ("    results: *written\n", "", requests.sees_that_nothing_was_written, "create", "and is delivered"),
@@ -246,7 +246,7 @@ def test_whom_to_create_nobody_of_is_said() -> None:
 
 def test_a_404_of_its_own_is_a_case() -> None:
     """An API whose 404 may mean something else is asked about by its own answer."""
-    rule = "{status: 404, when: answer.code == 'none', outcome: delivered}"
+    rule = "{status: 404, when: answer.code == 'none', outcome: delivered}\n    - {status: 404, outcome: refused}"
     case = """\
   cases:
     - name: gone
@@ -388,6 +388,15 @@ CASES = """\
       answer: {body: {id: 9}}
       outcomes: [throttle]
       wait: 5m
+    - name: one that is known was merged, and is found by its key
+      events: [updated]
+      known: "17"
+      answer:
+        - {status: 410}
+        - {body: {data: [{id: 18, external_id: kitdoc0001}]}}
+        - {body: {id: 18}}
+      outcomes: [delivered]
+      requests: [PUT /contacts/17, POST /contacts/search, PUT /contacts/18]
     - name: a null of its own
       body: {email: null, phone: "+{key}"}
       find: {body: {data: []}}
@@ -409,6 +418,8 @@ CASES = """\
         ("DELETE /contacts/9", "DELETE /contacts/8", r"It should send .*/8, and sends .*, DELETE /contacts/9"),
         ("answer: {status: 404}", "answer: {status: 409}",
          "It should be delivered, and is refused; it sent POST /contacts/search, DELETE /contacts/9"),
+        ("- {body: {data: [{id: 18,", "- {body: {data: [{id: 19,", "It should send .*/18, and sends .*/19"),
+        ("known: \"17\"", "known: \"18\"", "It should send PUT /contacts/17, POST .*, and sends PUT /contacts/18"),
         ("{email: null, phone:", "{email: none, phone:", 'sends {"email":"none"'),
         ('answer: {headers: {x-left: "0", x-reset: "{{ now + 300 }}"}, body: {id: 9}}', "answer: {body: {id: 9}}",
          "It should wait for 300 seconds, and does not"),
@@ -426,7 +437,8 @@ CASES = """\
     ],
 )  # fmt: skip
 def test_a_case_says_what_is_sent_and_how_long_is_waited(old: str, new: str, fault: str) -> None:
-    bench = bench_of(CREATING + changed(CASES, (old, new)))
+    remembering = changed(CREATING, ("  find: &find\n", "  find: &find\n    remember: true\n"))
+    bench = bench_of(remembering + changed(CASES, (old, new)))
 
     async def run() -> None:
         for case in bench.trial.cases:

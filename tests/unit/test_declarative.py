@@ -457,6 +457,29 @@ def test_what_is_remembered_and_gone_is_looked_for() -> None:
     ]
 
 
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize(("id", "kind", "asked"), [("old1", "DELIVERED", 3), ("", "RETRY", 2)])
+def test_what_a_rule_says_of_404_is_for_what_was_found(status: int, id: str, kind: str, asked: int) -> None:
+    """By an id that is remembered it is looked for, whatever the rule; without one, what was found is tried again."""
+
+    class Gone(Acme):
+        async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
+            if asked.path == "/update":
+                await write(Reply(status), writer)
+            else:
+                await super().__call__(asked, writer)
+
+    acme = Gone()
+    acme.found = _json({"found": [] if id else [{"key": "kitdoc0001", "id": "old1"}]})
+    text = REMEMBERING.replace("batch: 10", "batch: 1")
+    ruled = text.replace("  create:", "  outcomes: [{status: [404, 410], outcome: refused}]\n  create:")
+
+    outcomes, requests = _run_known(text, acme, id)
+    assert ([one.kind.name for one in outcomes], len(requests)) == ([kind], asked)
+    outcomes, _ = _run_known(ruled, acme, id)
+    assert [one.kind.name for one in outcomes] == (["DELIVERED"] if id else ["REFUSED"])
+
+
 @pytest.mark.parametrize("event", ["created", "deleted"])
 def test_a_batch_that_is_not_there_as_a_whole_names_no_culprit(event: str) -> None:
     """One that was found and one that is remembered: it is halved, until each meets its own 404."""
