@@ -549,7 +549,8 @@ class Dispatcher:
     def _wrote(self, changes: Changes) -> None:
         for due in {update.due_at for update in changes.updates if update.state is State.RESCHEDULED}:
             self._alarms.at(due, self._again.set)
-        if changes.disabled or changes.forwarded or any(route.unmerged for route in self._routes.values()):
+        unheld = any(self._routes[one.subscription_id].holds for one in changes.accepted)  # what it was parked behind
+        if unheld or changes.disabled or changes.forwarded or any(one.unmerged for one in self._routes.values()):
             self._look_again.set()
         self._quiet.set()
 

@@ -47,7 +47,13 @@ class Merger:
 
     def _take(self, route: Route, lane: Lane, waiting: Sequence[Delivery], fixed: Set[int]) -> None:
         if lane.standing and not lane.busy:  # a parked one holds it
-            if not waiting or waiting[-1].seq > lane.parked or lane.parked in self._results.writing:
+            if not waiting:
+                return
+            parking = lane.parked in self._results.writing
+            if parking or waiting[-1].seq > lane.parked:
+                lane.cut = min(lane.cut, waiting[0].seq - 1)  # to be read once it goes on
+                if not parking:  # what held it does so no longer
+                    route.look_again()
                 return
             lane.queue.unhold(lane)  # for what comes before that one
         if lane.queue.merged(lane, waiting, fixed) or (lane.due and lane.items):

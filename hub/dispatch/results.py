@@ -12,6 +12,7 @@ from hub.delivery import Attempt, Delivery, Forwarded, Held, Receiver, State
 from hub.dispatch.health import DestinationState
 from hub.store import ledger
 from hub.store.deliveries import CHUNK, Changes, Update
+from hub.store.tables import DELETED
 
 log = logging.getLogger("hub.dispatch.results")
 
@@ -45,8 +46,8 @@ class Results:
 
     def attempt(self, attempt: Attempt, held: Held | None = None) -> None:
         """`held`: what the receiver has by it, when it was accepted; else that is open."""
-        self._changes().attempts.append(attempt)
         self._learn(attempt.delivery, held)
+        self._changes().attempts.append(attempt)
 
     def settle(self, delivery: Delivery, *, supersedes: bool, forwarded: Forwarded | None = None) -> None:
         """It is done with. `supersedes`: parked deliveries of older versions are outdated by it."""
@@ -84,6 +85,9 @@ class Results:
         receiver = (delivery.entity_id, delivery.key, delivery.subscription_id)
         if receiver in self.ledger:
             held = ledger.merged(self.ledger[receiver], held)
+            earlier = self._unwritten[-1].ledger.get(receiver)
+            if earlier and earlier.event == DELETED:  # to be stored first: it takes the name away
+                self._unwritten.append(Changes())
         self._changes().ledger[receiver] = self.ledger[receiver] = held
 
     def disable(self, subscription_id: int, reason: str) -> None:

@@ -356,7 +356,8 @@ class Deliveries:
     def merge(self, documents: Mergeable, expected: Merged) -> Merged:
         """Merge what waits of these documents, in one store transaction; `expected`: as of `would_merge`."""
         with self._writing() as connection:
-            self._lock(connection, sorted({*expected.gone, *(one.delivery.seq for one in expected.waiting)}))
+            left = (one.delivery.seq for one in (*expected.waiting, *expected.changed))
+            self._lock(connection, sorted({*expected.gone, *left}))
             merged = self._read_merged(connection, documents)  # an operator may have taken one out meanwhile
             if merged.gone:
                 connection.exec_driver_sql(self._delete, (statements(connection).keys(merged.gone),))

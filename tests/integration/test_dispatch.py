@@ -270,6 +270,24 @@ def test_what_is_before_one_that_capture_parked_goes_out(
     assert [(row.version, row.state) for row in bench.rows()] == held[2:]
 
 
+def test_what_is_superseded_holds_no_longer(bench: Bench, receiver: Receiver) -> None:
+    """1 and 2 are parked, 3 waits; an operator retries 2 alone. Once it is accepted, 1 is stale, and 3 goes out."""
+    bench.subscribe("crm", {"url": receiver.url}, on_park="hold")
+    for state in (State.PARKED, State.PARKED, State.PENDING):
+        bench.commit("1", state=state)
+
+    async def script(dispatcher: Dispatcher) -> None:
+        await reached(lambda: any(route.queue.standing for route in dispatcher._routes.values()))
+        release(bench, 2)
+        bench.store.ring("dispatch")
+        await asyncio.to_thread(receiver.wait_for, 2)
+
+    bench.run(script)
+
+    assert keyed(receiver.log()) == [("1", 2), ("1", 3)]
+    assert [(row.version, row.state) for row in bench.rows()] == [(1, State.SUPERSEDED)]
+
+
 def release(bench: Bench, seq: int, reason: str | None = None) -> None:
     with bench.store.write() as connection:
         table = tables.delivery

@@ -34,6 +34,25 @@ def test_a_delivery_is_unwritten_until_its_last_outcome_is_stored() -> None:
     assert unwritten == [{7}, set()]
 
 
+def test_a_delete_takes_the_name_away_before_what_follows_is_stored() -> None:
+    """In a transaction of its own: of what names nothing the store would keep the name from before the delete."""
+    written: list[Changes] = []
+
+    async def write(changes: Changes) -> None:
+        written.append(changes)
+
+    async def run() -> None:
+        results = Results(write, lambda _: None, lambda _: None)
+        for version, held in ((2, DELETED), (3, UNNAMED)):
+            delivery = msgspec.structs.replace(DELIVERY, version=version)
+            results.attempt(Attempt(delivery, 1, 0, 0, OutcomeKind.DELIVERED, ""), held)
+        await results.flush()
+
+    asyncio.run(run())
+
+    assert [list(changes.ledger.values()) for changes in written] == [[DELETED], [UNNAMED]]
+
+
 @pytest.mark.parametrize(
     ("second", "known"),
     [
