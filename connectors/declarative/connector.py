@@ -260,7 +260,7 @@ def _settled(item: Item, outcome: Outcome) -> Outcome:
     if item.variables["event"] == "deleted":
         return _not_there(outcome)
     kind = OutcomeKind.RETRY if item.request.find else OutcomeKind.REFUSED
-    return Outcome(kind, f"It is not there: {outcome.detail}")
+    return Outcome(kind, outcome.detail)
 
 
 def _not_there(outcome: Outcome) -> Outcome:
