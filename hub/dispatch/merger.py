@@ -37,7 +37,7 @@ class Merger:
             queue.begun.update(one.delivery.seq for one in merged.changed if one.begun)
             waiting: dict[LaneKey, list[Delivery]] = {key: [] for key in keys}
             for one in merged.waiting:
-                waiting[one.delivery.entity_id, one.delivery.key].append(one.delivery)
+                waiting[one.document].append(one.delivery)
             for key in keys & queue.lanes.keys():
                 self._take(route, queue.lanes[key], waiting.pop(key), fixed)
             for key, seq in merged.parked.items():

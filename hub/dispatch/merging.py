@@ -45,6 +45,10 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     begun: bool  # an attempt of it may have begun
     fixed: bool = False  # on its way, or its outcome is not stored yet
 
+    @property
+    def document(self) -> LaneKey:
+        return self.delivery.entity_id, self.delivery.key
+
 
 def merges(policy: DeliveryPolicy) -> bool:
     return policy.mode == "latest" or policy.delay > 0
@@ -115,16 +119,12 @@ def _merged_cause(older: Waiting, newer: Waiting, was: bool, now: bool) -> int:
 
 def _pieces(waiting: Iterable[Waiting], parked: Mapping[LaneKey, Sequence[int]]) -> Iterator[list[Waiting]]:
     """Cut where one of the document is parked."""
-    for _, piece in groupby(waiting, lambda one: bisect(parked.get(_key(one), ()), one.delivery.seq)):
+    for _, piece in groupby(waiting, lambda one: bisect(parked.get(one.document, ()), one.delivery.seq)):
         yield list(piece)
 
 
-def _key(one: Waiting) -> LaneKey:
-    return one.delivery.entity_id, one.delivery.key
-
-
 def _is_held(one: Waiting, parked: Mapping[LaneKey, int]) -> bool:
-    return parked.get(_key(one), math.inf) < one.delivery.seq
+    return parked.get(one.document, math.inf) < one.delivery.seq
 
 
 class Merged(msgspec.Struct, frozen=True):

@@ -366,7 +366,7 @@ class Deliveries:
 
     def _read_merged(self, connection: sa.Connection, documents: Mergeable) -> Merged:
         waiting = [_waiting(row, documents) for row in self._read_of_keys(connection, self._waiting, documents)]
-        by_document = groupby(waiting, lambda one: (one.delivery.entity_id, one.delivery.key))
+        by_document = groupby(waiting, lambda one: one.document)
         parked: dict[tuple[int, str], list[int]] = {}
         if documents.policy.on_park == "hold":
             for row in self._read_of_keys(connection, self._held_keys, documents):
