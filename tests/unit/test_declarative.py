@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from connectors.declarative.rendering import cleared
 from connectors.declarative.waits import parse_wait
 from connectors.transport import Answer
 from hub.connector import Reply, read_settings
+from hub.delivery import Message
 from hub.errors import ProjectError
 from hub.kit.bench import Bench, deliver
 from hub.kit.server import Asked, Behaviour, Server, says, write
@@ -399,24 +400,12 @@ class Merging(Acme):
 
 def _run_known(text: str, behaviour: Behaviour, *ids: str, event: str = "created") -> tuple[list[Any], list[Asked]]:
     """Outcomes of a batch of messages with these ids, and what the server was asked."""
-    kind = read_definition("connectors/acme.yaml", text.encode())
 
-    async def run() -> tuple[list[Any], list[Asked]]:
-        assert kind.trial
-        bench = Bench("acme", kind, kind.trial, Path())
-        async with Server(behaviour) as there:
-            connector = bench.open(there.url)
-            assert getattr(connector, "remembers", False)
-            messages = [
-                msgspec.structs.replace(bench.message(number, event), receiver_id=id)
-                for number, id in enumerate(ids, start=1)
-            ]
-            try:
-                return list(await deliver(connector, messages)), there.asked
-            finally:
-                await connector.close()
+    def messages(bench: Bench) -> list[Message]:
+        numbered = enumerate(ids, start=1)
+        return [msgspec.structs.replace(bench.message(number, event), receiver_id=id) for number, id in numbered]
 
-    return asyncio.run(run())
+    return _delivered(text, behaviour, lambda bench: [messages(bench)])
 
 
 def test_only_a_connector_that_goes_by_ids_is_given_them() -> None:
@@ -597,6 +586,17 @@ def test_waits(ways: list[str], headers: dict[str, str], seconds: float | None) 
 def _run(text: str, reply: Reply | Behaviour, count: int = 2) -> tuple[list[Any], list[Asked]]:
     """Outcomes of a batch of `count`, then of one message, and what the server was asked."""
     behaviour = says(reply) if isinstance(reply, Reply) else reply
+
+    def batches(bench: Bench) -> list[list[Message]]:
+        return [[bench.message(number) for number in range(1, count + 1)], [bench.message(99)]]
+
+    return _delivered(text, behaviour, batches)
+
+
+def _delivered(
+    text: str, behaviour: Behaviour, batches: Callable[[Bench], Sequence[Sequence[Message]]]
+) -> tuple[list[Any], list[Asked]]:
+    """Outcomes of batches, one after the other, and what the server was asked."""
     kind = read_definition("connectors/acme.yaml", text.encode())
 
     async def run() -> tuple[list[Any], list[Asked]]:
@@ -605,8 +605,7 @@ def _run(text: str, reply: Reply | Behaviour, count: int = 2) -> tuple[list[Any]
         async with Server(behaviour) as there:
             connector = bench.open(there.url)
             try:
-                outcomes = list(await deliver(connector, [bench.message(n) for n in range(1, count + 1)]))
-                outcomes += await deliver(connector, [bench.message(99)])
+                outcomes = [one for batch in batches(bench) for one in await deliver(connector, batch)]
             finally:
                 await connector.close()
             return outcomes, there.asked

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from hub.delivery import Attempt, Delivery, Held, OutcomeKind, State
+from hub.delivery import Attempt, Delivery, Held, OutcomeKind, Receiver, State
 from hub.dispatch.results import Results
 from hub.store.deliveries import Changes
 from hub.store.ledger import OPEN
@@ -36,19 +36,7 @@ def test_a_delivery_is_unwritten_until_its_last_outcome_is_stored() -> None:
 
 def test_a_delete_takes_the_name_away_before_what_follows_is_stored() -> None:
     """In a transaction of its own: of what names nothing the store would keep the name from before the delete."""
-    written: list[Changes] = []
-
-    async def write(changes: Changes) -> None:
-        written.append(changes)
-
-    async def run() -> None:
-        results = Results(write, lambda _: None, lambda _: None)
-        for version, held in ((2, DELETED), (3, UNNAMED)):
-            delivery = msgspec.structs.replace(DELIVERY, version=version)
-            results.attempt(Attempt(delivery, 1, 0, 0, OutcomeKind.DELIVERED, ""), held)
-        await results.flush()
-
-    asyncio.run(run())
+    _, written = _attempted(DELETED, UNNAMED)
 
     assert [list(changes.ledger.values()) for changes in written] == [[DELETED], [UNNAMED]]
 
@@ -63,6 +51,15 @@ def test_a_delete_takes_the_name_away_before_what_follows_is_stored() -> None:
 )
 def test_two_attempts_of_one_document_are_written_as_one_after_the_other(second: Held | None, known: Held) -> None:
     """They share a store transaction."""
+    unwritten, written = _attempted(NAMED, second)
+
+    assert unwritten == {(1, "a", 1): known}
+    assert [changes.ledger for changes in written] == [{(1, "a", 1): known}]
+
+
+def _attempted(*outcomes: Held | None) -> tuple[dict[Receiver, Held | None], list[Changes]]:
+    """What is known before any of it is stored, and the store transactions that it then comes to."""
+    unwritten: dict[Receiver, Held | None] = {}
     written: list[Changes] = []
 
     async def write(changes: Changes) -> None:
@@ -70,13 +67,12 @@ def test_two_attempts_of_one_document_are_written_as_one_after_the_other(second:
 
     async def run() -> None:
         results = Results(write, lambda _: None, lambda _: None)
-        for version, held in ((1, NAMED), (2, second)):
+        for version, held in enumerate(outcomes, start=1):
             delivery = msgspec.structs.replace(DELIVERY, version=version)
             results.attempt(Attempt(delivery, 1, 0, 0, OutcomeKind.DELIVERED, ""), held)
-        assert results.ledger == {(1, "a", 1): known}
+        unwritten.update(results.ledger)
         await results.flush()
         assert results.ledger == {}
 
     asyncio.run(run())
-
-    assert [changes.ledger for changes in written] == [{(1, "a", 1): known}]
+    return unwritten, written
